@@ -1,0 +1,115 @@
+"""Clips as arrays: decode, mix down, resample, trim, and quantise for the clip store."""
+
+from typing import BinaryIO
+
+import librosa
+import numpy as np
+import soundfile as sf
+
+from errors import UnreadableClip
+
+TRIM_DB = 60.0  # librosa.effects.trim's defaults
+TRIM_FRAME = 2048
+TRIM_HOP = 512
+BLOCK_SAMPLES = 1 << 20
+INT16_SCALE = 1 / 32768
+
+
+def read_clip(file: str | BinaryIO, sample_rate: int) -> np.ndarray:
+    """Decode any format, rate and channel count that soundfile reads.
+
+    Channels are averaged, other rates resampled (soxr, high quality), samples that are not finite
+    become 0. The file is decoded in blocks, so that memory is the mono clip's and no more.
+
+    Parameters
+    ----------
+    file : path or binary file
+    sample_rate : int
+        Wanted rate, Hz.
+
+    Returns
+    -------
+    float32 (samples,)
+
+    Raises
+    ------
+    UnreadableClip
+        If the file cannot be decoded or holds no samples. The message does not name the file.
+    """
+    try:
+        with sf.SoundFile(file) as sound:
+            blocks = [
+                block.mean(axis=1)
+                for block in sound.blocks(BLOCK_SAMPLES, dtype="float32", always_2d=True)
+            ]
+            rate = sound.samplerate
+    except (sf.SoundFileError, OSError, RuntimeError, ValueError) as error:
+        raise UnreadableClip(f"cannot be decoded ({_first_line(error)})") from error
+    waveform = np.concatenate(blocks) if blocks else np.empty(0, np.float32)
+    if not len(waveform):
+        raise UnreadableClip("holds no samples")
+    np.nan_to_num(waveform, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    if rate != sample_rate:
+        waveform = librosa.resample(waveform, orig_sr=rate, target_sr=sample_rate)
+    return waveform
+
+
+def _first_line(error: Exception) -> str:
+    """The decoder's reason, without the name of the file or of the stream before it."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rsplit(": ", 1)[-1]
+
+
+def trim(waveform: np.ndarray) -> np.ndarray:
+    """Cut leading and trailing silence: frames 60 dB or more below the loudest.
+
+    The same samples as `librosa.effects.trim(waveform)[0]`, which needs four times the clip's
+    memory for its frames; here they are taken in blocks. An all-zero clip stays whole.
+
+    Parameters
+    ----------
+    waveform : float32 (samples,)
+
+    Returns
+    -------
+    float32 (trimmed samples,), a view. At least one frame, except where the clip is shorter.
+    """
+    padded = np.pad(waveform, TRIM_FRAME // 2)
+    n_frames = 1 + len(waveform) // TRIM_HOP
+    step = BLOCK_SAMPLES // TRIM_HOP
+    rms = np.concatenate(
+        [
+            librosa.feature.rms(
+                y=padded[
+                    first * TRIM_HOP : (min(first + step, n_frames) - 1) * TRIM_HOP + TRIM_FRAME
+                ],
+                frame_length=TRIM_FRAME,
+                hop_length=TRIM_HOP,
+                center=False,
+            )[0]
+            for first in range(0, n_frames, step)
+        ]
+    )
+    loud = np.flatnonzero(librosa.amplitude_to_db(rms, ref=np.max, top_db=None) > -TRIM_DB)
+    return waveform[loud[0] * TRIM_HOP : min(len(waveform), (loud[-1] + 1) * TRIM_HOP)]
+
+
+def to_int16(waveform: np.ndarray) -> tuple[np.ndarray, float]:
+    """Quantise to int16: lossless for 16-bit sources, the full range for all others.
+
+    Parameters
+    ----------
+    waveform : float32 (samples,)
+
+    Returns
+    -------
+    samples : int16 (samples,)
+    scale : float
+        `samples * scale` is the waveform.
+    """
+    steps = waveform / np.float32(INT16_SCALE)
+    rounded = np.rint(steps)
+    if np.array_equal(steps, rounded) and rounded.min() >= -32768 and rounded.max() <= 32767:
+        return rounded.astype(np.int16), INT16_SCALE
+    scale = float(np.abs(waveform).max()) / 32767
+    return np.rint(waveform / np.float32(scale)).astype(np.int16), scale

@@ -1,0 +1,164 @@
+"""Every setting: one `Config` per experiment, the experiments, and the profiles that override them.
+
+Nothing else in the project holds a tunable number. The defaults below are the published ones; a
+profile is a table of overrides applied to every experiment and chooses no other code path.
+"""
+
+from dataclasses import asdict, dataclass, replace
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long one network is trained, and which of its epochs is kept.
+
+    Epochs count from 0. The learning rate is halved at each milestone; mixup is applied before the
+    first one only. The best-scoring epoch from `keep_from` on is kept. From epoch `stop_from` on
+    training ends once the best epoch lies more than `patience` back.
+    """
+
+    epochs: int
+    milestones: tuple[int, ...]
+    mixup_prob: float
+    keep_from: int = 0
+    stop_from: int | None = None
+    patience: int = 10
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment: front end, network, augmentation and schedules. Defaults are `v1mix`."""
+
+    name: str = "v1mix"
+    pretrained_by: str = "v1mix"  # the experiment whose pretraining this one starts from
+    stack_weight: float = 1.0  # weight in the average that the stacker starts from
+
+    # Audio and log-mel front end
+    sample_rate: int = 44100  # Hz
+    crop_samples: int = 220_500  # 5 s
+    n_dft: int = 1024  # samples
+    n_hop: int = 500  # samples; 441 frames in 5 s (the released code's 512 gives 431)
+    n_mels: int = 64
+    frontend: str = "waveform"  # or "logmel": start from the log-mels that preprocess.py stored
+
+    # Network
+    stem: str = "plain"  # or "msc": 3x3, 5x5 and 7x7 convolutions side by side
+    squeeze_excite: bool = False
+    cat: bool = False  # highway and 1x1 convolution in every block
+    pooling: tuple[str, str] = ("max", "avemax1")  # after a block's first and second unit
+    stem_filters: int = 64
+    block_filters: tuple[int, ...] = (96, 128, 256, 512)
+    w_ratio: float = 1.0  # scales block_filters, not the stem
+    gru_units: int = 128
+
+    # Training examples
+    label_smoothing: float = 0.01
+    mixup_rate: float = 0.7
+
+    # Optimisation
+    batch_size: int = 32
+    learning_rate: float = 5e-4
+    pretraining: Schedule = Schedule(35, milestones=(8, 12, 16), mixup_prob=0.7, keep_from=28)
+    training: Schedule = Schedule(40, milestones=(14, 21, 28), mixup_prob=0.6, stop_from=35)
+
+    # Folds and chance
+    n_folds: int = 10
+    fold_seed: int = 66666
+    seed: int = 2019  # every random choice derives from (seed, experiment, fold, epoch)
+
+    # Stacker
+    stacker_learning_rate: float = 1e-4
+    stacker_batch_size: int = 40
+    stacker_epochs: int = 1000
+    stacker_patience: int = 15
+
+    @property
+    def crop_frames(self) -> int:
+        """Log-mel frames in one crop: ceil(crop_samples / n_hop), as 'same' convolution gives."""
+        return -(-self.crop_samples // self.n_hop)
+
+    @property
+    def scaled_block_filters(self) -> tuple[int, ...]:
+        return tuple(int(filters * self.w_ratio) for filters in self.block_filters)
+
+
+def _msc(w_ratio: float) -> Config:
+    name = f"msc_{w_ratio}"
+    return Config(name, pretrained_by=name, stem="msc", squeeze_excite=True, w_ratio=w_ratio)
+
+
+EXPERIMENTS = {
+    config.name: config
+    for config in (
+        Config("v1mix", stack_weight=2.1),
+        Config("max3exam", stack_weight=1.9, pooling=("max", "avemax3")),
+        _msc(1.0),
+        _msc(2.0),
+        _msc(1.5),
+        Config("se", pretrained_by="se", stack_weight=0.0, squeeze_excite=True),
+        Config("cat", pretrained_by="cat", cat=True),
+        Config("se_cat", pretrained_by="se_cat", squeeze_excite=True, cat=True),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The experiments that run by default, and what differs from the published settings."""
+
+    experiments: tuple[str, ...]
+    overrides: dict
+
+
+PROFILES = {
+    # `cat` and `se_cat` are not in the published ensemble.
+    "published": Profile(("msc_1.0", "max3exam", "v1mix", "msc_2.0", "msc_1.5", "se"), {}),
+    # Real data on a laptop without a GPU. Channel counts are multiples of 16: others fall off the
+    # fast path of the CPU kernels. A hop of 1000 halves the frames, and with them the work.
+    "small": Profile(
+        ("v1mix", "max3exam"),
+        {
+            "n_hop": 1000,
+            "stem_filters": 16,
+            "block_filters": (16, 48, 96, 192),
+            "gru_units": 64,
+            "batch_size": 16,
+            "learning_rate": 1e-3,
+            "n_folds": 3,
+            "pretraining": Schedule(12, milestones=(6, 8, 10), mixup_prob=0.7, keep_from=10),
+            "training": Schedule(20, milestones=(10, 14, 17), mixup_prob=0.6),
+        },
+    ),
+    # The synthetic clips, in minutes: 3 s crops, the narrowest network that still learns them.
+    "demo": Profile(
+        ("v1mix", "max3exam"),
+        {
+            "crop_samples": 132_300,
+            "n_hop": 1000,
+            "stem_filters": 16,
+            "block_filters": (16, 32, 48, 64),
+            "gru_units": 32,
+            "batch_size": 16,
+            "learning_rate": 2e-3,
+            "n_folds": 3,
+            "pretraining": Schedule(4, milestones=(2, 3), mixup_prob=0.7, keep_from=3),
+            "training": Schedule(6, milestones=(3, 4, 5), mixup_prob=0.6),
+        },
+    ),
+}
+
+
+def experiments(profile: str, names: list[str] | None = None) -> list[Config]:
+    """The configurations to run: those named, or the profile's own, with its overrides applied.
+
+    Raises
+    ------
+    KeyError
+        If the profile or an experiment does not exist.
+    """
+    chosen = PROFILES[profile]
+    return [replace(EXPERIMENTS[name], **chosen.overrides) for name in names or chosen.experiments]
+
+
+def as_record(config: Config) -> dict:
+    """The settings as plain values, as they are written beside each result."""
+    return asdict(config)

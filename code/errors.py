@@ -1,0 +1,21 @@
+"""Errors that the user can mend. Their message is all a user sees: what, where, and what to do.
+
+Stages turn them into one line on standard error and exit status 1; everything else is a defect of
+ours and keeps its traceback.
+"""
+
+
+class PipelineError(Exception):
+    """Something the user can mend."""
+
+
+class InputError(PipelineError):
+    """The dataset is incomplete or contradicts itself."""
+
+
+class UnreadableClip(PipelineError):
+    """A clip that cannot be decoded, or that holds no samples."""
+
+
+class MissingResult(PipelineError):
+    """A result that an earlier stage makes is not there, or was made from something else."""

@@ -1,0 +1,124 @@
+"""The Keras layers and constraints that the networks need and Keras does not have."""
+
+import keras
+from keras import ops
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable("freesound")
+class FusedBatchNormalization(keras.layers.BatchNormalization):
+    """Batch normalisation of (batch, time, mel, channels) by TensorFlow's fused kernel.
+
+    The same result as `keras.layers.BatchNormalization`, whose training pass takes several times as
+    long on a CPU; on other backends it *is* that layer. The moving variance takes the unbiased
+    variance of the batch, as Keras 2 did.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        if keras.backend.backend() != "tensorflow":
+            return super().call(inputs, training=training, mask=mask)
+        # (batch, time, mel, channels); scale, offset and statistics stay float32
+        training = bool(training and self.trainable)
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=tf.cast(self.gamma, tf.float32),
+            offset=tf.cast(self.beta, tf.float32),
+            mean=tf.cast(self.moving_mean, tf.float32),
+            variance=tf.cast(self.moving_variance, tf.float32),
+            epsilon=self.epsilon,
+            exponential_avg_factor=1 - self.momentum,
+            is_training=training,
+        )
+        if training:
+            self.moving_mean.assign(mean)
+            self.moving_variance.assign(variance)
+        return outputs
+
+
+@keras.saving.register_keras_serializable("freesound")
+class SharedKernelPooling(keras.layers.Layer):
+    """Pooling by one learned, bias-free kernel that all channels share: 'same' padding.
+
+    It starts as average pooling. Input (batch, time, mel, channels).
+
+    Parameters
+    ----------
+    pool_size, strides : (time, mel)
+    """
+
+    def __init__(self, pool_size, strides, **kwargs):
+        super().__init__(**kwargs)
+        self.pool_size, self.strides = tuple(pool_size), tuple(strides)
+
+    def build(self, input_shape):
+        size = self.pool_size[0] * self.pool_size[1]
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(*self.pool_size, 1, 1),
+            initializer=keras.initializers.Constant(1 / size),
+        )
+
+    def call(self, inputs):
+        # As a depthwise convolution: the kernel once per channel.
+        kernel = ops.repeat(self.kernel, inputs.shape[-1], axis=2)  # (time, mel, channels, 1)
+        # oneDNN and cuDNN know square strides only.
+        if self.strides[0] == self.strides[1]:
+            return ops.depthwise_conv(inputs, kernel, self.strides, padding="same")
+        outputs = ops.depthwise_conv(inputs, kernel, 1, padding="same")
+        return outputs[:, :: self.strides[0], :: self.strides[1]]
+
+    def compute_output_shape(self, input_shape):
+        batch, time, mel, channels = input_shape
+        return batch, -(-time // self.strides[0]), -(-mel // self.strides[1]), channels
+
+    def get_config(self):
+        return {**super().get_config(), "pool_size": self.pool_size, "strides": self.strides}
+
+
+@keras.saving.register_keras_serializable("freesound")
+class LocallyConnected1D(keras.layers.Layer):
+    """A bias-free dense layer of its own at every position: Keras 2's, with kernel size 1.
+
+    Input (batch, positions, channels); output (batch, positions, filters). The kernel is
+    (positions, channels, filters).
+    """
+
+    def __init__(
+        self, filters, kernel_initializer="glorot_uniform", kernel_constraint=None, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(*input_shape[1:], self.filters),
+            initializer=self.kernel_initializer,
+            constraint=self.kernel_constraint,
+        )
+
+    def call(self, inputs):
+        return ops.einsum("bpc,pcf->bpf", inputs, self.kernel)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+        }
+
+
+@keras.saving.register_keras_serializable("freesound")
+class LastChannel(keras.initializers.Initializer):
+    """1 on the last input channel, 0 on the others, for kernels (positions, channels, filters)."""
+
+    def __call__(self, shape, dtype=None):
+        return ops.broadcast_to(ops.eye(shape[1], dtype=dtype)[-1][None, :, None], shape)
+
+    def get_config(self):
+        return {}

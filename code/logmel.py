@@ -1,0 +1,73 @@
+"""Log-mel spectrograms in NumPy: what `time_frequency.Melspectrogram` gives, before normalisation.
+
+Used by preprocessing, which runs in many processes and should not load TensorFlow in each.
+"""
+
+import functools
+
+import librosa
+import numpy as np
+
+FLOOR_POWER = 1e-10  # -100 dB
+FLOOR_DB = -100.0
+DYNAMIC_RANGE_DB = 80.0
+BLOCK_FRAMES = 4096  # bounds the memory of a long clip's spectrogram to some 20 MB
+
+
+def same_padding(n_samples: int, n_dft: int, n_hop: int) -> tuple[int, int, int]:
+    """Frames of a TensorFlow 'same' convolution, and the zeros it puts left and right."""
+    n_frames = -(-n_samples // n_hop)
+    total = max((n_frames - 1) * n_hop + n_dft - n_samples, 0)
+    return n_frames, total // 2, total - total // 2
+
+
+@functools.cache
+def mel_matrix(sample_rate: int, n_dft: int, n_mels: int) -> np.ndarray:
+    """Slaney mel filterbank with Slaney area norm, 0 Hz to Nyquist: (n_mels, n_dft / 2 + 1)."""
+    return librosa.filters.mel(sr=sample_rate, n_fft=n_dft, n_mels=n_mels, norm="slaney")
+
+
+def log_mel(
+    waveform: np.ndarray, sample_rate: int, n_dft: int, n_hop: int, n_mels: int
+) -> np.ndarray:
+    """Mel power spectrogram in decibels, 10 log10(max(power, 1e-10)).
+
+    Parameters
+    ----------
+    waveform : float32 (samples,)
+    sample_rate : int, Hz
+    n_dft, n_hop : int, samples
+    n_mels : int
+
+    Returns
+    -------
+    float32 (frames, n_mels), dB, frames = ceil(samples / n_hop). Not normalised: the largest value
+    of a crop is subtracted when the crop is taken (`normalise`).
+    """
+    n_frames, left, right = same_padding(len(waveform), n_dft, n_hop)
+    padded = np.pad(waveform, (left, right))
+    mel = mel_matrix(sample_rate, n_dft, n_mels)
+    decibels = np.empty((n_frames, n_mels), np.float32)
+    for first in range(0, n_frames, BLOCK_FRAMES):
+        last = min(first + BLOCK_FRAMES, n_frames)
+        block = padded[first * n_hop : (last - 1) * n_hop + n_dft]
+        spectrum = librosa.stft(block, n_fft=n_dft, hop_length=n_hop, center=False)
+        power = mel @ (spectrum.real**2 + spectrum.imag**2)  # (n_mels, frames)
+        decibels[first:last] = 10 * np.log10(np.maximum(power, FLOOR_POWER)).T
+    return decibels
+
+
+def mix_powers(a: np.ndarray, b: np.ndarray, rate: float) -> np.ndarray:
+    """Decibels of two sounds heard at once with amplitudes `rate` and `1 - rate`.
+
+    The mixup of waveforms carried over to log-mels: for independent sounds powers add, so the
+    weights are rate² and (1 - rate)².
+    """
+    power = rate**2 * 10 ** (a / 10) + (1 - rate) ** 2 * 10 ** (b / 10)
+    return 10 * np.log10(np.maximum(power, FLOOR_POWER))
+
+
+def normalise(decibels: np.ndarray) -> np.ndarray:
+    """Minus each crop's maximum, floored at -80 dB: (..., frames, n_mels), all in [-80, 0]."""
+    decibels = decibels - decibels.max(axis=(-2, -1), keepdims=True)
+    return np.maximum(decibels, -DYNAMIC_RANGE_DB)

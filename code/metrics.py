@@ -1,0 +1,63 @@
+"""Label ranking average precision (LRAP), and the competition's lwlrap.
+
+LRAP weighs every clip alike and selects models, as published. lwlrap weighs every *label* alike:
+it is LRAP with each clip weighted by its number of labels.
+"""
+
+import numpy as np
+from sklearn.metrics import label_ranking_average_precision_score
+
+
+def lrap(truth: np.ndarray, scores: np.ndarray) -> float:
+    """Label ranking average precision.
+
+    Parameters
+    ----------
+    truth : (clips, classes), 0 or 1
+    scores : (clips, classes)
+
+    Returns
+    -------
+    float in (0, 1]. A clip without labels counts as 1, as in scikit-learn.
+    """
+    return float(label_ranking_average_precision_score(np.asarray(truth) > 0, scores))
+
+
+def lwlrap(truth: np.ndarray, scores: np.ndarray) -> float:
+    """Label-weighted LRAP, the metric of Freesound Audio Tagging 2019.
+
+    Parameters and result as `lrap`; clips without labels have no weight. NaN if no clip has one.
+    """
+    truth = np.asarray(truth) > 0
+    n_labels = truth.sum(axis=1)
+    if not n_labels.any():
+        return float("nan")
+    return float(label_ranking_average_precision_score(truth, scores, sample_weight=n_labels))
+
+
+def per_class_lwlrap(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """lwlrap of each class, and the class's share of all labels.
+
+    The sum of score times weight over the classes is `lwlrap`.
+
+    Parameters
+    ----------
+    truth : (clips, classes), 0 or 1
+    scores : (clips, classes)
+
+    Returns
+    -------
+    score : (classes,) mean precision at the ranks of the class's labels; 0 for a class without any
+    weight : (classes,) labels of the class / all labels
+    """
+    truth = np.asarray(truth) > 0
+    scores = np.asarray(scores)
+    precision = np.zeros(truth.shape)
+    for clip in np.flatnonzero(truth.any(axis=1)):
+        positive = np.flatnonzero(truth[clip])
+        # at_least[i, j]: does class j score at least as high as the clip's i-th label?
+        at_least = scores[clip] >= scores[clip, positive, None]
+        precision[clip, positive] = at_least[:, positive].sum(axis=1) / at_least.sum(axis=1)
+    n_labels = truth.sum(axis=0)
+    score = precision.sum(axis=0) / np.maximum(n_labels, 1)
+    return score, n_labels / max(n_labels.sum(), 1)
