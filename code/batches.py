@@ -1,0 +1,163 @@
+"""Batches in NumPy: random crops, label smoothing and mixup in training; three TTA views else.
+
+A crop is a window of the clip continued by silence on both sides. It starts within a long clip, and
+before a short one, whose left padding is then the window's start with its sign changed.
+"""
+
+import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+import logmel
+from clipstore import ClipStore
+from config import Config, Schedule
+
+N_VIEWS = 3
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Some clips of a store.
+
+    store : ClipStore
+    clips : int (n,), which clips of the store
+    labels : multi-hot int8 (all clips of the store, classes), None where unknown
+    """
+
+    store: ClipStore
+    clips: np.ndarray
+    labels: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+
+def random_generator(config: Config, part: str, epoch: int) -> np.random.Generator:
+    """The generator of one epoch: the same whether or not the epochs before it ran just now."""
+    return np.random.default_rng([config.seed, zlib.crc32(f"{config.name}/{part}".encode()), epoch])
+
+
+def random_start(n: int, length: int, rng: np.random.Generator) -> int:
+    """Start of a random crop: uniform in [0, n - length), or -[0, length - n) for a short clip."""
+    room = n - length
+    if room == 0:
+        return 0
+    return int(np.sign(room)) * int(rng.integers(0, abs(room)))
+
+
+def view_starts(n: int, length: int) -> tuple[int, int, int]:
+    """Starts of the three test-time views: first, middle and last crop (or left padding)."""
+    room = n - length
+    return 0, int(room / 2), room
+
+
+def smooth_labels(labels: np.ndarray, amount: float) -> np.ndarray:
+    """y (1 - amount) + (1 - y) amount, float32."""
+    return (labels * (1 - amount) + (1 - labels) * amount).astype(np.float32)
+
+
+def mixup(
+    sound: np.ndarray, labels: np.ndarray, config: Config, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mix a batch with a permutation of itself, at a fixed rate.
+
+    Parameters
+    ----------
+    sound : waveforms (batch, samples), or decibels (batch, frames, n_mels)
+    labels : (batch, classes)
+
+    References
+    ----------
+    Zhang et al.: mixup: Beyond empirical risk minimization, ICLR 2018; here with the rate fixed.
+    """
+    other, rate = rng.permutation(len(sound)), config.mixup_rate
+    labels = rate * labels + (1 - rate) * labels[other]
+    if config.frontend == "logmel":
+        return logmel.mix_powers(sound, sound[other], rate), labels
+    return rate * sound + (1 - rate) * sound[other], labels
+
+
+def training_batches(
+    examples: Examples, config: Config, schedule: Schedule, epoch: int, rng: np.random.Generator
+) -> Iterator[tuple[dict, np.ndarray]]:
+    """One epoch over the examples in random order.
+
+    Parameters
+    ----------
+    examples : Examples
+    epoch : int
+        Mixup is applied before the schedule's first milestone only.
+
+    Yields
+    ------
+    inputs : dict of float32 arrays: audio (batch, samples) or (batch, frames, n_mels), length
+        (batch, 1), global_feat (batch, 128, 12)
+    labels : float32 (batch, classes), smoothed
+    """
+    store, labels = examples.store, examples.labels
+    sizes, crop = _extent(store, config)
+    order = rng.permutation(examples.clips)
+    for batch in _split(order, config.batch_size):
+        starts = [random_start(sizes[clip], crop, rng) for clip in batch]
+        sound = _sound(store, batch, starts, config)
+        y = smooth_labels(labels[batch], config.label_smoothing)
+        if epoch < schedule.milestones[0] and rng.random() < schedule.mixup_prob:
+            sound, y = mixup(sound, y, config, rng)
+        yield _inputs(store, batch, sound, config), y
+
+
+def view_batches(examples: Examples, config: Config) -> Iterator[tuple[np.ndarray, list[dict]]]:
+    """The examples in order: their positions, and the inputs of each of the three views."""
+    store, clips = examples.store, examples.clips
+    sizes, crop = _extent(store, config)
+    for positions in _split(np.arange(len(clips)), config.batch_size):
+        batch = clips[positions]
+        starts = np.array([view_starts(sizes[clip], crop) for clip in batch])  # (batch, views)
+        yield (
+            positions,
+            [
+                _inputs(store, batch, _sound(store, batch, starts[:, view], config), config)
+                for view in range(N_VIEWS)
+            ],
+        )
+
+
+def prefetch(batches: Iterable) -> Iterator:
+    """Prepare the next batch in a thread while the network works on the present one."""
+    batches = iter(batches)
+    with ThreadPoolExecutor(1) as thread:
+        upcoming = thread.submit(next, batches, None)
+        while (batch := upcoming.result()) is not None:
+            upcoming = thread.submit(next, batches, None)
+            yield batch
+
+
+def _split(items: np.ndarray, size: int) -> list[np.ndarray]:
+    return [items[first : first + size] for first in range(0, len(items), size)]
+
+
+def _extent(store: ClipStore, config: Config) -> tuple[np.ndarray, int]:
+    """Size of each clip, and of a crop: in frames for log-mels, in samples for waveforms."""
+    if config.frontend == "logmel":
+        return store.n_frames, config.crop_frames
+    return store.n_samples, config.crop_samples
+
+
+def _sound(store, clips, starts, config: Config) -> np.ndarray:
+    """(batch, samples) waveforms, or (batch, frames, n_mels) decibels."""
+    cut = store.decibels if config.frontend == "logmel" else store.waveform
+    length = _extent(store, config)[1]
+    return np.stack([cut(clip, start, length) for clip, start in zip(clips, starts, strict=True)])
+
+
+def _inputs(store, clips, sound, config: Config) -> dict[str, np.ndarray]:
+    if config.frontend == "logmel":
+        sound = logmel.normalise(sound)
+    return {
+        "audio": sound.astype(np.float32, copy=False),
+        "length": store.lengths[clips, None],
+        "global_feat": store.features[clips],
+    }

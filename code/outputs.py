@@ -1,0 +1,94 @@
+"""The output folder: the one place that knows its names, and how files in it are written whole.
+
+clips/{curated,noisy,test}/    the clip stores that preprocess.py writes
+folds.csv                      fname,fold: the one fold table
+models/EXPERIMENT/             weights, histories and out-of-fold scores, one set per fold
+predictions/EXPERIMENT/        oof.csv and test.csv, shaped like a submission
+stacker/                       weights of the stackers, one per fold
+submission.csv  oof.csv  scores.csv  per_class.csv
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from errors import MissingResult
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    root: Path
+
+    def clips(self, split: str) -> Path:
+        return self.root / "clips" / split
+
+    @property
+    def folds(self) -> Path:
+        return self.root / "folds.csv"
+
+    def model(self, experiment: str, part: str, kind: str) -> Path:
+        """`part` is "pretrained" or "fold3"; `kind` is "weights.h5", "history.csv", ..."""
+        return self.root / "models" / experiment / f"{part}.{kind}"
+
+    def predictions(self, experiment: str, part: str) -> Path:
+        """`part` is "oof" or "test"."""
+        return self.root / "predictions" / experiment / f"{part}.csv"
+
+    def stacker(self, fold: int) -> Path:
+        return self.root / "stacker" / f"fold{fold}.weights.h5"
+
+    @property
+    def demo_input(self) -> Path:
+        return self.root / "demo_input"
+
+    def table(self, name: str) -> Path:
+        return self.root / f"{name}.csv"
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A path to write to; it takes the name `path` when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays last: Keras and pandas go by it.
+    part = path.with_name(f".part-{path.name}")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_scores(path: Path, fnames: list[str], classes: list[str], scores: np.ndarray) -> None:
+    """A table shaped like a submission: fname, then one column per class."""
+    table = pd.DataFrame(scores, columns=classes)
+    table.insert(0, "fname", fnames)
+    with written_whole(path) as part:
+        table.to_csv(part, index=False)
+
+
+def read_scores(path: Path, classes: list[str], made_by: str) -> pd.DataFrame:
+    """What `write_scores` wrote, indexed by fname.
+
+    Raises
+    ------
+    MissingResult
+        If there is no such table, or it is of another vocabulary.
+    """
+    if not path.is_file():
+        raise MissingResult(f"run {made_by} first: {path} is not there")
+    table = pd.read_csv(path, dtype={"fname": str}, float_precision="round_trip")
+    table = table.set_index("fname")
+    if list(table.columns) != classes:
+        raise MissingResult(f"run {made_by} again: {path} was made for other classes")
+    return table
+
+
+def write_json(path: Path, record: dict) -> None:
+    with written_whole(path) as part:
+        part.write_text(json.dumps(record, indent=1) + "\n")
