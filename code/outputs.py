@@ -82,8 +82,7 @@ def read_scores(path: Path, classes: list[str], made_by: str) -> pd.DataFrame:
     """
     if not path.is_file():
         raise MissingResult(f"run {made_by} first: {path} is not there")
-    table = pd.read_csv(path, dtype={"fname": str}, float_precision="round_trip")
-    table = table.set_index("fname")
+    table = pd.read_csv(path, dtype={"fname": str}).set_index("fname")
     if list(table.columns) != classes:
         raise MissingResult(f"run {made_by} again: {path} was made for other classes")
     return table

@@ -1,0 +1,127 @@
+"""Fixtures: small datasets of known sounds, a tiny profile, and stages run in this process."""
+
+import importlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile as sf
+
+import config
+
+GOLDEN = Path(__file__).parent / "golden"
+ESC10 = Path(__file__).resolve().parents[2] / "shared" / "esc10"
+RATE = 44100
+
+# Networks as small as they get, for seconds instead of days.
+TINY = {
+    "crop_samples": 22_050,
+    "n_hop": 1000,
+    "stem_filters": 4,
+    "block_filters": (4, 4, 8, 8),
+    "gru_units": 4,
+    "batch_size": 8,
+    "learning_rate": 3e-3,
+    "n_folds": 2,
+    "pretraining": config.Schedule(2, milestones=(1,), mixup_prob=0.7, keep_from=1),
+    "training": config.Schedule(2, milestones=(1,), mixup_prob=0.6),
+    "stacker_epochs": 20,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_profile():
+    """The profile `tiny`, for `--profile tiny`."""
+    config.PROFILES["tiny"] = config.Profile(("v1mix", "max3exam"), TINY)
+    yield "tiny"
+    del config.PROFILES["tiny"]
+
+
+@pytest.fixture
+def golden():
+    return lambda name: np.load(GOLDEN / f"{name}.npz")
+
+
+@dataclass
+class Clips:
+    """Tables and clips to be written in any layout. Each class is a tone of its own pitch."""
+
+    classes: tuple[str, ...] = ("Bark", "Meow", "Tick-tock")
+    sizes: dict[str, int] = field(default_factory=lambda: {"curated": 12, "noisy": 6, "test": 4})
+    seed: int = 0
+
+    def __post_init__(self):
+        rng = np.random.default_rng(self.seed)
+        self.tables, self.waveforms = {}, {}
+        for split, n in self.sizes.items():
+            rows = []
+            for i in range(n):
+                names = [self.classes[i % len(self.classes)]]
+                if i % 5 == 4:
+                    names.append(self.classes[(i + 1) % len(self.classes)])
+                fname = f"{split}{i:02d}.wav"
+                rows.append((fname, ",".join(names)))
+                self.waveforms[fname] = self.tone(names, rng)
+            self.tables[split] = pd.DataFrame(rows, columns=["fname", "labels"])
+
+    def tone(self, names, rng):
+        t = np.arange(int(RATE * rng.uniform(0.2, 0.9))) / RATE
+        wave = sum(np.sin(2 * np.pi * 300 * 3 ** self.classes.index(name) * t) for name in names)
+        return 0.2 * wave + 0.01 * rng.standard_normal(len(t))
+
+    def submission(self):
+        table = self.tables["test"][["fname"]]
+        return table.assign(**dict.fromkeys(self.classes, 0))
+
+    def write_clips(self, folder: Path, *splits: str):
+        folder.mkdir(parents=True, exist_ok=True)
+        for split in splits:
+            for fname in self.tables[split]["fname"]:
+                sf.write(folder / fname, self.waveforms[fname], RATE, subtype="PCM_16")
+
+    def write(self, root: Path) -> Path:
+        """The layout of the competition solution's README, with labels for the test clips."""
+        self.write_clips(root / "audio_train", "curated", "noisy")
+        self.write_clips(root / "audio_test", "test")
+        self.tables["curated"].to_csv(root / "train_curated.csv", index=False)
+        self.tables["noisy"].to_csv(root / "train_noisy.csv", index=False)
+        self.submission().to_csv(root / "sample_submission.csv", index=False)
+        usage = ["Public", "Private"] * len(self.tables["test"])
+        truth = self.tables["test"].assign(usage=usage[: len(self.tables["test"])])
+        truth.to_csv(root / "test_post_competition.csv", index=False)
+        return root
+
+
+@pytest.fixture
+def clips():
+    return Clips()
+
+
+@pytest.fixture(scope="session")
+def make_clips():
+    return Clips
+
+
+@pytest.fixture(scope="session")
+def run_stage():
+    """Call a stage as the command line does; an exit with a message raises SystemExit."""
+
+    def run(stage: str, *arguments) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", [stage, *map(str, arguments)])
+            importlib.import_module(stage).main()
+
+    return run
+
+
+@pytest.fixture
+def needs_esc10():
+    """Real clips, which are not part of the project."""
+    if not ESC10.is_dir():
+        pytest.skip("the real clips (ESC-10) are not on this machine")
+    return ESC10

@@ -1,0 +1,104 @@
+"""The clip store gives back what was put in, and clips that cannot be read are silence."""
+
+import io
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+import clipstore
+import logmel
+from audio import trim
+from config import Config
+from dataset import ClipFile
+from errors import MissingResult
+from features import global_features
+
+SETTINGS = clipstore.settings_of(Config())
+RATE = 44100
+
+
+@pytest.fixture
+def sources(tmp_path):
+    rng = np.random.default_rng(0)
+    waveforms = {}
+    for name, n in (("tiny", 50), ("short", 5000), ("long", 60_000)):
+        steps = rng.integers(-9000, 9000, n)
+        steps[: n // 10] = 0  # silence to trim
+        waveforms[name] = (steps / 32768).astype(np.float32)
+        sf.write(tmp_path / f"{name}.wav", waveforms[name], RATE, subtype="PCM_16")
+    return tmp_path, waveforms
+
+
+def make_store(folder, source, names):
+    clips = [clipstore.prepare(ClipFile(source, f"{name}.wav"), SETTINGS) for name in names]
+    clipstore.write(folder, names, clips, SETTINGS)
+    return clipstore.ClipStore(folder)
+
+
+def test_gives_back_trimmed_clips_features_and_log_mels(tmp_path, sources):
+    source, waveforms = sources
+    store = make_store(tmp_path / "store", source, list(waveforms))
+    assert store.fnames == list(waveforms)
+    for clip, waveform in enumerate(waveforms.values()):
+        trimmed = trim(waveform)
+        assert store.n_samples[clip] == len(trimmed)
+        np.testing.assert_array_equal(store.waveform(clip, 0, len(trimmed)), trimmed)
+        np.testing.assert_array_equal(store.features[clip], global_features(waveform))
+        assert store.lengths[clip] == pytest.approx(len(trimmed) / 441_000)
+        decibels = logmel.log_mel(trimmed, **SETTINGS)
+        assert store.n_frames[clip] == len(decibels) == -(-len(trimmed) // 500)
+        stored = store.decibels(clip, 0, len(decibels))
+        np.testing.assert_allclose(stored, decibels, atol=0.04)  # float16
+    assert store.waveform(0, 0, 5).dtype == store.decibels(0, 0, 5).dtype == np.float32
+
+
+def test_a_window_beyond_the_clip_is_silence(tmp_path, sources):
+    source, waveforms = sources
+    store = make_store(tmp_path / "store", source, ["short", "long"])
+    trimmed = trim(waveforms["short"])
+    window = store.waveform(0, -100, len(trimmed) + 300)
+    np.testing.assert_array_equal(window, np.pad(trimmed, (100, 200)))
+    np.testing.assert_array_equal(store.waveform(0, 1000, 50), trimmed[1000:1050])
+    assert (store.decibels(0, -3, 3) == -100).all()
+    assert (store.waveform(1, 10**6, 10) == 0).all()
+
+
+@pytest.mark.parametrize("content", [b"", b"no audio at all"])
+def test_an_unreadable_clip_is_silence_and_says_why(tmp_path, sources, content):
+    source, _ = sources
+    (source / "broken.wav").write_bytes(content)
+    store = make_store(tmp_path / "store", source, ["short", "broken", "long"])
+    assert store.faults[0] == store.faults[2] == ""
+    assert "cannot be decoded" in store.faults[1]
+    assert (store.waveform(1, 0, 100) == 0).all()
+    assert (store.decibels(1, 0, 10) == -100).all()
+    assert (store.features[1] == 0).all()
+    assert store.lengths[1] == 0
+
+
+def test_a_silent_clip_keeps_its_length(tmp_path):
+    stream = io.BytesIO()
+    sf.write(stream, np.zeros(3000), RATE, format="WAV")
+    (tmp_path / "silent.wav").write_bytes(stream.getvalue())
+    store = make_store(tmp_path / "store", tmp_path, ["silent"])
+    assert store.faults == [""]
+    assert store.n_samples[0] == 3000
+
+
+def test_a_store_that_was_not_finished_is_not_read(tmp_path, sources):
+    source, _ = sources
+
+    def interrupted():
+        yield clipstore.prepare(ClipFile(source, "short.wav"), SETTINGS)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        clipstore.write(tmp_path / "store", ["a", "b"], interrupted(), SETTINGS)
+    with pytest.raises(MissingResult, match="run preprocess first"):
+        clipstore.ClipStore(tmp_path / "store")
+
+
+def test_an_empty_split_makes_an_empty_store(tmp_path):
+    clipstore.write(tmp_path / "store", [], [], SETTINGS)
+    assert len(clipstore.ClipStore(tmp_path / "store")) == 0

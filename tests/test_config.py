@@ -1,0 +1,65 @@
+"""The published settings, and that a profile only overrides them."""
+
+import dataclasses
+
+import pytest
+
+import config
+
+
+def test_defaults_are_the_published_settings():
+    v1mix = config.EXPERIMENTS["v1mix"]
+    assert (v1mix.sample_rate, v1mix.crop_samples, v1mix.n_dft, v1mix.n_hop) == (
+        44100,
+        220500,
+        1024,
+        500,
+    )
+    assert (v1mix.crop_frames, v1mix.n_mels) == (441, 64)
+    assert (v1mix.batch_size, v1mix.learning_rate) == (32, 5e-4)
+    assert (v1mix.label_smoothing, v1mix.mixup_rate) == (0.01, 0.7)
+    assert (v1mix.n_folds, v1mix.fold_seed) == (10, 66666)
+    pretraining, training = v1mix.pretraining, v1mix.training
+    assert (pretraining.epochs, pretraining.milestones) == (35, (8, 12, 16))
+    assert (pretraining.mixup_prob, pretraining.keep_from) == (0.7, 28)
+    assert (training.epochs, training.milestones) == (40, (14, 21, 28))
+    assert (training.mixup_prob, training.stop_from, training.patience) == (0.6, 35, 10)
+    assert (v1mix.stacker_learning_rate, v1mix.stacker_batch_size) == (1e-4, 40)
+    assert (v1mix.stacker_epochs, v1mix.stacker_patience) == (1000, 15)
+
+
+def test_the_published_ensemble_and_its_weights():
+    weights = {name: config.EXPERIMENTS[name].stack_weight for name in config.EXPERIMENTS}
+    published = {
+        "msc_1.0": 1.0,
+        "max3exam": 1.9,
+        "v1mix": 2.1,
+        "msc_2.0": 1.0,
+        "msc_1.5": 1.0,
+        "se": 0,
+    }
+    assert config.PROFILES["published"].experiments == tuple(published)
+    assert {name: weights[name] for name in published} == published
+
+
+def test_pretraining_is_carried_over_as_published():
+    starts = {name: chosen.pretrained_by for name, chosen in config.EXPERIMENTS.items()}
+    assert starts.pop("max3exam") == "v1mix"
+    assert all(name == start for name, start in starts.items())
+
+
+def test_published_profile_changes_nothing():
+    for chosen in config.experiments("published"):
+        assert chosen == config.EXPERIMENTS[chosen.name]
+
+
+@pytest.mark.parametrize("profile", config.PROFILES)
+def test_profiles_override_known_settings_for_every_experiment(profile):
+    known = {field.name for field in dataclasses.fields(config.Config)}
+    assert set(config.PROFILES[profile].overrides) <= known - {"name", "pretrained_by"}
+    chosen = config.experiments(profile, list(config.EXPERIMENTS))
+    assert [one.name for one in chosen] == list(config.EXPERIMENTS)
+    for one in chosen:
+        # A milestone or first kept epoch beyond the last epoch would never come.
+        for schedule in (one.pretraining, one.training):
+            assert max(*schedule.milestones, schedule.keep_from) < schedule.epochs

@@ -1,0 +1,225 @@
+"""All five stages on a tiny dataset, and what a user sees when something is missing or broken."""
+
+import contextlib
+import io
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import metrics
+
+STAGES = ("preprocess", "pretrain", "train", "predict", "ensemble")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, make_clips, tiny_profile, run_stage):
+    """Input and output folder of a whole run, and what it printed."""
+    root = tmp_path_factory.mktemp("run")
+    made = make_clips(sizes={"curated": 20, "noisy": 12, "test": 8})
+    made.write(root / "input")
+    # Two test clips that no decoder reads.
+    (root / "input" / "audio_test" / "test02.wav").write_bytes(b"")
+    (root / "input" / "audio_test" / "test03.wav").write_bytes(b"no audio")
+    arguments = ("--input", root / "input", "--output", root / "out", "--profile", tiny_profile)
+    printed = {}
+    for stage in STAGES:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            run_stage(stage, *arguments)
+        printed[stage] = out.getvalue(), err.getvalue()
+    return root, made, arguments, printed
+
+
+def test_the_submission_has_all_rows_and_columns_of_the_sample(finished):
+    root, _, _, _ = finished
+    submission = pd.read_csv(root / "out" / "submission.csv")
+    sample = pd.read_csv(root / "input" / "sample_submission.csv")
+    assert list(submission.columns) == list(sample.columns)
+    assert list(submission["fname"]) == list(sample["fname"])
+    scores = submission.drop(columns="fname").to_numpy()
+    assert np.isfinite(scores).all()
+    assert 0 <= scores.min() < scores.max() <= 1
+
+
+def test_unreadable_test_clips_are_warned_of_and_predicted_as_silence(finished):
+    root, _, _, printed = finished
+    assert "warning: 2 test clips cannot be read" in printed["preprocess"][1]
+    assert "test02.wav, test03.wav" in printed["preprocess"][1]
+    submission = pd.read_csv(root / "out" / "submission.csv", index_col="fname")
+    silent = submission.loc[["test02.wav", "test03.wav"]].to_numpy()
+    np.testing.assert_array_equal(silent[0], silent[1])
+
+
+def test_every_curated_clip_is_scored_by_a_network_that_did_not_train_on_it(finished):
+    root, made, _, _ = finished
+    folds = pd.read_csv(root / "out" / "folds.csv", index_col="fname")["fold"]
+    assert list(folds.index) == list(made.tables["curated"]["fname"])
+    for experiment in ("v1mix", "max3exam"):
+        for fold in (0, 1):
+            oof = pd.read_csv(
+                root / "out" / "models" / experiment / f"fold{fold}.oof.csv", index_col="fname"
+            )
+            assert list(oof.index) == list(folds.index[folds == fold])
+        gathered = root / "out" / "predictions" / experiment / "oof.csv"
+        assert list(pd.read_csv(gathered)["fname"]) == list(folds.index)
+
+
+def test_the_table_at_the_end_has_every_score_and_the_files_are_named(finished):
+    root, made, _, printed = finished
+    text = printed["ensemble"][0]
+    for word in ("v1mix", "max3exam", "ensemble", "chance", "OOF LRAP", "OOF lwlrap", "minutes"):
+        assert word in text
+    for word in ("test lwlrap Public", "test lwlrap Private", str(root / "out" / "submission.csv")):
+        assert word in text
+    table = pd.read_csv(root / "out" / "scores.csv", index_col="model")
+    truth = np.array(
+        [[c in row.split(",") for c in made.classes] for row in made.tables["test"]["labels"]]
+    )
+    submission = pd.read_csv(root / "out" / "submission.csv", index_col="fname").to_numpy()
+    assert table.loc["ensemble", "test lwlrap"] == pytest.approx(metrics.lwlrap(truth, submission))
+    per_class = pd.read_csv(root / "out" / "per_class.csv")
+    share = per_class["test labels"] / per_class["test labels"].sum()
+    assert (per_class["test lwlrap"] * share).sum() == pytest.approx(
+        table.loc["ensemble", "test lwlrap"]
+    )
+
+
+def test_one_line_per_epoch_and_a_history_of_each_training(finished):
+    root, _, _, printed = finished
+    line = (
+        r"v1mix pretrained epoch  1/2  loss [\d.]+  LRAP [\d.]+  lwlrap [\d.]+  lr 3.00e-03  "
+        r"[\d.]+ s"
+    )
+    assert re.search(line, printed["pretrain"][0])
+    assert len(re.findall(r"epoch +\d/2 ", printed["train"][0])) == 2 * 2 * 2
+    history = pd.read_csv(root / "out" / "models" / "max3exam" / "fold1.history.csv")
+    assert list(history.columns) == [
+        "epoch",
+        "loss",
+        "lrap",
+        "lwlrap",
+        "learning_rate",
+        "seconds",
+    ]
+    # max3exam starts from the pretraining of v1mix and has none of its own.
+    assert not (root / "out" / "models" / "max3exam" / "pretrained.weights.h5").exists()
+
+
+def test_each_stage_says_what_it_needs(finished, run_stage, tmp_path):
+    root, _, arguments, _ = finished
+    elsewhere = (*arguments[:2], "--output", tmp_path, *arguments[4:])
+    for stage in STAGES[1:]:
+        with pytest.raises(SystemExit, match="error: run preprocess first: .*"):
+            run_stage(stage, *elsewhere)
+    weights = root / "out" / "models" / "max3exam" / "fold1.weights.h5"
+    hidden = weights.rename(weights.with_suffix(".hidden"))
+    try:
+        with pytest.raises(
+            SystemExit, match="error: run train first: no weights for max3exam fold 1 in .*max3exam"
+        ):
+            run_stage("predict", *arguments)
+    finally:
+        hidden.rename(weights)
+    with pytest.raises(SystemExit, match="run pretrain first: no weights for se pretrained in"):
+        run_stage("train", *arguments, "--experiments", "se")
+    with pytest.raises(SystemExit, match=r"run predict first: .*oof.csv is not there"):
+        run_stage("ensemble", *arguments, "--experiments", "se")
+
+
+def test_a_second_preprocessing_does_not_decode_again(finished, run_stage, capsys):
+    root, _, arguments, _ = finished
+    before = (root / "out" / "clips" / "curated" / "samples.npy").stat().st_mtime_ns
+    run_stage("preprocess", *arguments)
+    assert "20 clips are in" in capsys.readouterr().out
+    assert (root / "out" / "clips" / "curated" / "samples.npy").stat().st_mtime_ns == before
+
+
+def test_other_clips_or_settings_are_not_taken_for_the_stored_ones(finished, run_stage, make_clips):
+    root, _, arguments, _ = finished
+    other = make_clips(sizes={"curated": 8, "noisy": 4, "test": 4}).write(root / "other")
+    with pytest.raises(SystemExit, match="run preprocess again: .* was made from other clips"):
+        run_stage("train", "--input", other, *arguments[2:])
+    with pytest.raises(SystemExit, match="run preprocess again"):
+        run_stage("train", *arguments[:4], "--profile", "published")
+
+
+def test_one_experiment_and_one_fold_go_through_prediction_and_stacking(
+    finished, run_stage, capsys
+):
+    _, _, arguments, _ = finished
+    for stage in ("predict", "ensemble"):
+        run_stage(stage, *arguments, "--experiments", "max3exam", "--folds", "1")
+    assert "mean of 1 folds" in capsys.readouterr().out
+    # Back to all folds; the tables of one fold are not mixed with those of two.
+    with pytest.raises(SystemExit, match="run predict again, for all experiments"):
+        run_stage("ensemble", *arguments)
+    run_stage("predict", *arguments)
+    run_stage("ensemble", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--experiments", "v1mx"], "there is no experiment 'v1mx'; there are v1mix, "),
+        (["--folds", "2"], "there is no fold 2; profile tiny has 0 to 1"),
+    ],
+)
+def test_unknown_experiments_and_folds(finished, run_stage, arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        run_stage("train", *finished[2], *arguments)
+
+
+class TestUnreadableTrainingClips:
+    @pytest.fixture
+    def arguments(self, clips, tmp_path, tiny_profile):
+        clips.write(tmp_path / "in")
+        (tmp_path / "in" / "audio_train" / "curated04.wav").write_bytes(b"RIFF")
+        (tmp_path / "in" / "audio_train" / "noisy01.wav").write_bytes(b"")
+        return ("--input", tmp_path / "in", "--output", tmp_path / "out", "--profile", tiny_profile)
+
+    def test_stop_preprocessing_at_its_end_with_the_list(self, arguments, run_stage, tmp_path):
+        with pytest.raises(SystemExit) as caught:
+            run_stage("preprocess", *arguments)
+        message = str(caught.value)
+        assert "1 of 12 curated clips: curated04.wav cannot be decoded" in message
+        assert "1 of 6 noisy clips: noisy01.wav cannot be decoded" in message
+        assert "--skip-unreadable" in message
+        with pytest.raises(SystemExit, match=r"curated04.wav|noisy01.wav"):
+            run_stage("pretrain", *arguments)
+
+    def test_are_left_out_loudly(self, arguments, run_stage, capsys, tmp_path):
+        run_stage("preprocess", *arguments, "--skip-unreadable")
+        assert "left out 1 of 12 curated clips: curated04.wav" in capsys.readouterr().err
+        import command_line
+
+        run = command_line.parse("", [*map(str, arguments), "--skip-unreadable"])
+        assert list(run.examples("curated").clips) == [0, 1, 2, 3, *range(5, 12)]
+        assert list(run.examples("noisy").clips) == [0, 2, 3, 4, 5]
+
+    def test_mended_clips_are_read(self, arguments, run_stage, clips, tmp_path):
+        with pytest.raises(SystemExit):
+            run_stage("preprocess", *arguments)
+        clips.write_clips(tmp_path / "in" / "audio_train", "curated", "noisy")
+        run_stage("preprocess", *arguments)
+
+
+def test_own_clips_without_noisy_and_test_set(clips, tmp_path, tiny_profile, run_stage, capsys):
+    clips.write_clips(tmp_path / "in" / "audio_train", "curated")
+    clips.tables["curated"].to_csv(tmp_path / "in" / "train_curated.csv", index=False)
+    arguments = (
+        "--input",
+        tmp_path / "in",
+        "--output",
+        tmp_path / "out",
+        "--profile",
+        tiny_profile,
+    )
+    for stage in STAGES:
+        run_stage(stage, *arguments, "--experiments", "v1mix")
+    printed = capsys.readouterr().out
+    assert "no noisy clips, so training will start from random weights" in printed
+    assert "no test clips, so no submission" in printed
+    assert not (tmp_path / "out" / "submission.csv").exists()
+    assert pd.read_csv(tmp_path / "out" / "oof.csv").shape == (12, 4)
