@@ -1,0 +1,460 @@
+"""run.sh as a user meets it, with stand-ins for Python, pip and the stages: no network, no time.
+
+The stand-in for Python is a shell script that notes what it is asked to do. A private PATH holds
+it, so nothing of the machine's own Python or GPU is seen.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = ("preprocess", "pretrain", "train", "predict", "ensemble")
+OPTIONS = (
+    "--input",
+    "--output",
+    "--profile",
+    "--experiments",
+    "--folds",
+    "--skip-unreadable",
+    "--no-venv",
+)
+TOOLS = ("cat", "cksum", "cp", "df", "dirname", "awk", "grep", "head", "mkdir", "rm", "sed", "tail")
+TOOLS += ("tr", "chmod")
+SHELLS = [shell for shell in ("sh", "dash", "bash", "busybox") if shutil.which(shell)]
+
+# What run.sh asks of Python, answered from variables: VERSION, LACKS (modules), PIP_FAILS, FAILS.
+# Code that is read from standard input (which packages are missing?) is left to the real Python.
+FAKE_PYTHON = f"""#!/bin/sh
+case $1 in
+    -c)
+        case $2 in
+            *version_info*) echo "${{VERSION-3.11}}" ;;
+            *"import venv"*) case ${{LACKS-}} in *venv*) exit 1 ;; esac ;;
+            *"import pip"*) case ${{LACKS-}} in *pip*) exit 1 ;; esac ;;
+        esac
+        ;;
+    -) exec '{sys.executable}' "$@" ;;
+    -m)
+        shift
+        echo "$*" >>"$LOG"
+        case $1 in
+            venv)
+                for last in "$@"; do :; done
+                mkdir -p "$last/bin"
+                cp "$0" "$last/bin/python"
+                ;;
+            pip)
+                for argument in "$@"; do
+                    case $argument in /dev/fd/*) sed "s|^|$argument |" "$argument" >>"$LOG" ;; esac
+                done
+                if [ -n "${{PIP_FAILS-}}" ]; then
+                    echo 'WARNING: Retrying' >&2
+                    echo 'ERROR: Ignored the following versions: 1, 2, 3' >&2
+                    echo 'ERROR: No matching distribution found for tensorflow' >&2
+                    exit 1
+                fi
+                ;;
+            ruff) test "$2" != "${{FAILS-}}" || exit 1 ;;
+        esac
+        ;;
+    *)
+        stage=${{1##*/}}
+        shift
+        printf '%s' "$stage" >>"$LOG"
+        for argument in "$@"; do printf ' [%s]' "$argument" >>"$LOG"; done
+        echo >>"$LOG"
+        test "$stage" != "${{FAILS-}}.py" || exit 7
+        ;;
+esac
+"""
+
+
+def write_executable(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+class Project:
+    """A copy of run.sh in a folder whose name has a space, and a machine to run it on."""
+
+    def __init__(self, folder: Path):
+        self.root = folder / "my project"
+        self.bin = folder / "bin"
+        self.log = folder / "log"
+        self.elsewhere = folder / "elsewhere"
+        self.shell = "sh"
+        for path in (self.root / "code", self.root / "tests", self.bin, self.elsewhere):
+            path.mkdir(parents=True)
+        for name in ("run.sh", "requirements.txt", "tests/requirements.txt"):
+            shutil.copy(ROOT / name, self.root / name)
+        for tool in TOOLS:
+            (self.bin / tool).symlink_to(shutil.which(tool))
+        write_executable(self.bin / "python3", FAKE_PYTHON)
+
+    def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+        self.log.write_text("")
+        return subprocess.run(
+            self.command(*arguments),
+            cwd=self.elsewhere,
+            env=self.environment(**variables),
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    def command(self, *arguments: str) -> list[str]:
+        shell = [shutil.which(self.shell)] + ["sh"] * (self.shell == "busybox")
+        return [*shell, str(self.root / "run.sh"), *arguments]
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        return {
+            "PATH": str(self.bin),
+            "HOME": str(self.elsewhere),
+            "LOG": str(self.log),
+        } | variables
+
+    def logged(self, word: str = "") -> list[str]:
+        return [line for line in self.log.read_text().splitlines() if word in line]
+
+    def set_pin(self, before: str, after: str) -> None:
+        path = self.root / "requirements.txt"
+        text = path.read_text()
+        assert before in text
+        path.write_text(text.replace(before, after))
+
+    @property
+    def stamp(self) -> Path:
+        return self.root / ".venv" / ".run-sh-packages"
+
+
+@pytest.fixture
+def project(tmp_path):
+    return Project(tmp_path)
+
+
+@pytest.fixture
+def installed(project):
+    """The project after a first run."""
+    assert project.run().returncode == 0
+    return project
+
+
+def hidden_packages(project: Project) -> dict[str, str]:
+    """Variables with which the real Python that answers what is missing finds no package."""
+    hide = "import importlib.util as u; u.find_spec = lambda name: None\n"
+    (project.elsewhere / "sitecustomize.py").write_text(hide)
+    return {"PYTHONPATH": str(project.elsewhere)}
+
+
+def assert_one_line(done: subprocess.CompletedProcess, *words: str, status: int = 1) -> None:
+    assert done.returncode == status, done.stderr
+    assert done.stderr.startswith("run.sh: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+# ---- arguments ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_shell_at_hand_runs_the_whole_pipeline(project, shell):
+    project.shell = shell
+    done = project.run("--folds", "0,1")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert [line.split(".")[0] for line in project.logged(".py ")] == list(STAGES)
+
+
+def test_help_names_every_stage_and_option_and_installs_nothing(project):
+    done = project.run("--help")
+    assert done.returncode == 0
+    for word in STAGES + OPTIONS + ("published", "small", "demo", "test", "PYTHON="):
+        assert word in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 110
+    assert project.run("train", "-h").stdout == done.stdout
+    assert project.logged() == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["trian"], ["--fold", "0"], ["train", "predict"], ["--input", "a", "b"], ["--input"], [""]],
+)
+def test_mistaken_arguments_are_one_line_before_anything_is_installed(project, arguments):
+    assert_one_line(project.run(*arguments), "--help", status=2)
+    assert project.logged() == []
+
+
+def test_arguments_reach_every_stage_unchanged(project):
+    arguments = ["--input", "my clips/*", "--output=an output", "--skip-unreadable"]
+    done = project.run(*arguments)
+    assert done.returncode == 0
+    expected = "".join(f" [{argument}]" for argument in arguments)
+    assert project.logged(".py") == [f"{stage}.py{expected}" for stage in STAGES]
+
+
+def test_values_may_follow_an_equals_sign(project):
+    arguments = ["--input=a", "--output=b", "--profile=demo", "--experiments=se", "--folds=0"]
+    assert project.run("train", *arguments).returncode == 0
+    assert project.logged(".py") == [" ".join(["train.py", *(f"[{a}]" for a in arguments)])]
+
+
+def test_one_stage_runs_alone(project):
+    assert project.run("train", "--experiments", "v1mix", "--folds", "0,1").returncode == 0
+    assert project.logged(".py") == ["train.py [--experiments] [v1mix] [--folds] [0,1]"]
+
+
+def test_stops_at_the_first_stage_that_fails_with_its_status(project):
+    done = project.run(FAILS="train")
+    assert done.returncode == 7
+    assert project.logged(".py") == ["preprocess.py", "pretrain.py", "train.py"]
+    assert project.run(FAILS="ensemble").returncode == 7
+
+
+def test_prints_nothing_of_its_own_once_installed(installed):
+    done = installed.run()
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_the_callers_folder_stays_the_current_one(project):
+    write_executable(project.bin / "python3", FAKE_PYTHON.replace("stage=", "pwd >>$LOG; stage="))
+    project.run("predict")
+    assert str(project.elsewhere) in project.logged()
+
+
+def test_interrupt_ends_the_stage_and_starts_no_other(installed):
+    python = installed.root / ".venv/bin/python"
+    python.write_text(FAKE_PYTHON.replace("stage=", "echo $$ >>$LOG; exec sleep 20; stage="))
+    (installed.bin / "sleep").symlink_to(shutil.which("sleep"))
+    installed.log.write_text("")
+    running = subprocess.Popen(
+        installed.command(), env=installed.environment(), start_new_session=True
+    )
+    deadline = time.monotonic() + 10
+    while not installed.logged() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(running.pid, signal.SIGINT)  # what a terminal does at Ctrl-C
+    assert running.wait(timeout=5) != 0
+    (stage,) = installed.logged()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(stage), 0)
+
+
+# ---- installing ---------------------------------------------------------------------------------
+
+
+def test_first_run_says_what_it_installs_and_the_second_installs_nothing(project):
+    first = project.run()
+    assert "Installing" in first.stdout
+    assert "GB to download" in first.stdout
+    assert first.stdout.count("\n") == 1
+    assert len(project.logged("pip install")) == 1
+    assert f"-r {project.root}/requirements.txt" in project.logged("pip install")[0]
+    assert project.run().stdout == ""
+    assert project.logged("pip") == project.logged("venv") == []
+
+
+def test_changed_pins_are_installed(installed):
+    installed.set_pin("tqdm==", "tqdm>=")
+    installed.run()
+    assert len(installed.logged("pip install")) == 1
+    assert installed.logged("venv --clear") == []
+
+
+def test_another_python_version_in_the_environment_installs_anew(installed):
+    installed.run(VERSION="3.12")
+    assert len(installed.logged("pip install")) == 1
+
+
+def test_failed_pip_is_one_line_and_is_tried_again(installed):
+    installed.set_pin("tqdm==", "tqdm>=")
+    done = installed.run(PIP_FAILS="1")
+    assert_one_line(done, "No matching distribution found for tensorflow", "network")
+    assert installed.logged(".py") == []
+    assert not installed.stamp.exists()
+    installed.run()
+    assert len(installed.logged("pip install")) == 1
+    assert installed.stamp.exists()
+
+
+def test_broken_environment_is_made_again(installed):
+    (installed.root / ".venv/bin/python").unlink()
+    assert installed.run().returncode == 0
+    assert installed.logged("venv --clear")
+
+
+def test_gpu_brings_cuda_libraries_of_the_pinned_tensorflow(project):
+    write_executable(project.bin / "nvidia-smi", "#!/bin/sh\necho 'GPU 0: NVIDIA H100'\n")
+    project.set_pin("tensorflow==2.20.0", "tensorflow==2.20.9")
+    assert "CUDA" in project.run().stdout
+    assert "tensorflow[and-cuda]==2.20.9" in project.logged("pip install")[0]
+    assert project.run().stdout == ""
+    (project.bin / "nvidia-smi").unlink()
+    assert project.run().stdout == "", "CUDA libraries may stay where the GPU is out of sight"
+
+
+def test_gpu_that_appears_later_brings_cuda_libraries(installed):
+    write_executable(installed.bin / "nvidia-smi", "#!/bin/sh\necho 'GPU 0: NVIDIA H100'\n")
+    installed.run()
+    assert installed.logged("and-cuda")
+
+
+def test_driver_without_a_gpu_brings_no_cuda_libraries(project):
+    failure = "#!/bin/sh\necho 'NVIDIA-SMI has failed: GPU is lost'\nexit 9\n"
+    write_executable(project.bin / "nvidia-smi", failure)
+    project.run()
+    assert project.logged("and-cuda") == []
+
+
+def test_active_environment_is_used(project):
+    active = project.elsewhere / "my env"
+    write_executable(active / "bin/python", FAKE_PYTHON)
+    assert project.run("train", VIRTUAL_ENV=str(active)).returncode == 0
+    assert project.run("train", CONDA_PREFIX=str(active)).returncode == 0
+    assert project.logged("pip") == []
+    assert not (project.root / ".venv").exists()
+    done = project.run(VIRTUAL_ENV=str(active), VERSION="3.13")
+    assert_one_line(done, str(active), "3.13", "deactivate")
+
+
+def test_condas_base_is_left_alone(project):
+    base = project.elsewhere / "conda"
+    write_executable(base / "bin/python", FAKE_PYTHON)
+    project.run("train", CONDA_PREFIX=str(base), CONDA_DEFAULT_ENV="base")
+    assert (project.root / ".venv").exists()
+
+
+# ---- what the machine lacks ---------------------------------------------------------------------
+
+
+def test_no_python_is_one_line(project):
+    (project.bin / "python3").unlink()
+    assert_one_line(project.run(), "needs Python 3.10, 3.11 or 3.12", "found none")
+
+
+@pytest.mark.parametrize("version", ["2.7", "3.9", "3.13", "3.100", "4.0"])
+def test_unsuitable_python_is_one_line_that_names_it(project, version):
+    assert_one_line(project.run(VERSION=version), f"python3 is {version}")
+
+
+def test_the_first_suitable_python_that_works_is_chosen(project):
+    write_executable(project.bin / "python3", "#!/bin/sh\necho 'not installed' >&2\nexit 127\n")
+    write_executable(project.bin / "python3.12", FAKE_PYTHON.replace("VERSION-3.11", "VERSION-3.9"))
+    write_executable(project.bin / "python3.11", FAKE_PYTHON)
+    assert project.run().returncode == 0
+    assert "python3.11" in project.stamp.read_text()
+
+
+def test_python3_is_preferred_to_other_versions(project):
+    write_executable(
+        project.bin / "python3.12", FAKE_PYTHON.replace("VERSION-3.11", "VERSION-3.12")
+    )
+    project.run()
+    assert "python3.11" in project.stamp.read_text()
+
+
+def test_python_variable_overrides(project):
+    other = project.elsewhere / "other python"
+    write_executable(other, FAKE_PYTHON.replace("VERSION-3.11", "VERSION-3.10"))
+    assert project.run(PYTHON=str(other)).returncode == 0
+    assert "python3.10" in project.stamp.read_text()
+    shutil.rmtree(project.root / ".venv")
+    assert_one_line(project.run(PYTHON="/nowhere/python"), "PYTHON=/nowhere/python")
+
+
+def test_missing_venv_module_is_one_line(project):
+    assert_one_line(project.run(LACKS="venv"), "python3.11-venv")
+    assert not (project.root / ".venv").exists()
+
+
+def test_too_little_disk_space_is_one_line(project):
+    (project.bin / "df").unlink()
+    table = (
+        "Filesystem 1024-blocks Used Available Capacity Mounted on\n//my nas/a 9 8 2999999 90% /x y"
+    )
+    write_executable(project.bin / "df", f"#!/bin/sh\necho '{table}'\n")
+    assert_one_line(project.run(**hidden_packages(project)), "2999 MB", ".venv")
+    assert not project.stamp.exists()
+    (project.bin / "df").write_text(f"#!/bin/sh\necho '{table.replace('2999999', '3000000')}'\n")
+    assert project.run(**hidden_packages(project)).returncode == 0
+
+
+# ---- --no-venv ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [["--no-venv", "train"], ["train", "--no-venv"]])
+def test_no_venv_installs_nothing_where_nothing_is_missing(project, arguments):
+    (project.root / "requirements.txt").write_text("# ours\npytest==0.1  # note\n")
+    assert project.run(*arguments, PIP_FAILS="1", VERSION="3.13").returncode == 0
+    assert project.logged() == ["train.py"]
+    assert not (project.root / ".venv").exists()
+
+
+def test_no_venv_installs_what_is_missing_and_pins_the_rest_down(project):
+    pins = "no-such-package==1  # note\npytest==0.1\nkapre-stub==2; python_version > '3'\n"
+    (project.root / "requirements.txt").write_text(pins)
+    done = project.run("--no-venv")
+    assert "no-such-package==1" in done.stdout
+    assert "pytest" not in done.stdout
+    assert project.logged("/dev/fd/3 ") == [
+        "pip install --quiet --disable-pip-version-check --no-input -r /dev/fd/3 -c /dev/fd/4",
+        "/dev/fd/3 no-such-package==1",
+        "/dev/fd/3 kapre-stub==2; python_version > '3'",
+    ]
+    assert f"/dev/fd/4 pytest=={pytest.__version__}" in project.logged()
+    assert project.run("--no-venv", PIP_FAILS="1").returncode == 1
+
+
+def test_no_venv_takes_kapre_without_the_versions_it_asks_for(project):
+    (project.root / "requirements.txt").write_text("kapre==99\n")
+    project.run("--no-venv", **hidden_packages(project))
+    (command,) = project.logged("pip install")
+    assert command.endswith("--no-deps kapre==99")
+
+
+def test_no_venv_is_not_misled_by_the_callers_folders(project):
+    (project.elsewhere / "no_such_package").mkdir()
+    (project.elsewhere / "no_such_package/__init__.py").write_text("")
+    (project.root / "requirements.txt").write_text("no-such-package==1\n")
+    project.run("--no-venv")
+    assert project.logged("pip install")
+
+
+# ---- sh run.sh test -----------------------------------------------------------------------------
+
+
+def test_test_lints_checks_the_format_and_passes_arguments_to_pytest(project):
+    done = project.run("test", "tests/a b.py", "-k", "x")
+    assert done.returncode == 0, done.stderr
+    assert [line for line in project.logged() if not line.startswith(("pip", "venv"))] == [
+        "ruff check code tests",
+        "ruff format --check code tests",
+        "pytest tests/a b.py -k x",
+    ]
+    assert len(project.logged("pip install")) == 2
+    project.run("test")
+    assert project.logged("pip") == []
+
+
+@pytest.mark.parametrize("step", ["check", "format"])
+def test_test_stops_at_what_ruff_finds(project, step):
+    assert project.run("test", FAILS=step).returncode == 1
+    assert project.logged("pytest ") == []
+
+
+# ---- the files it goes with ---------------------------------------------------------------------
+
+
+def test_tensorflow_version_is_in_requirements_only():
+    pins = (ROOT / "requirements.txt").read_text()
+    assert pins.count("\ntensorflow==") == 1
+    assert "2.20" not in (ROOT / "run.sh").read_text()
