@@ -106,10 +106,22 @@ def to_int16(waveform: np.ndarray) -> tuple[np.ndarray, float]:
     samples : int16 (samples,)
     scale : float
         `samples * scale` is the waveform.
+
+    Notes
+    -----
+    Works in blocks, so that a long clip takes little more memory than its samples.
     """
-    steps = waveform / np.float32(INT16_SCALE)
-    rounded = np.rint(steps)
-    if np.array_equal(steps, rounded) and rounded.min() >= -32768 and rounded.max() <= 32767:
-        return rounded.astype(np.int16), INT16_SCALE
-    scale = float(np.abs(waveform).max()) / 32767
-    return np.rint(waveform / np.float32(scale)).astype(np.int16), scale
+    blocks = np.split(waveform, range(BLOCK_SAMPLES, len(waveform), BLOCK_SAMPLES))
+    if all(_fits_int16(block / np.float32(INT16_SCALE)) for block in blocks):
+        scale = INT16_SCALE
+    else:
+        scale = max(float(waveform.max()), -float(waveform.min())) / 32767
+    samples = [np.rint(block / np.float32(scale)).astype(np.int16) for block in blocks]
+    return np.concatenate(samples), scale
+
+
+def _fits_int16(steps: np.ndarray) -> bool:
+    if not len(steps):
+        return True
+    whole = np.array_equal(steps, np.rint(steps))
+    return whole and steps.min() >= -32768 and steps.max() <= 32767

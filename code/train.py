@@ -10,7 +10,8 @@ from outputs import write_scores
 @command_line.stage
 def main() -> None:
     run = command_line.parse(__doc__)
-    curated, fold_of = run.examples("curated"), run.fold_table()[run.examples("curated").clips]
+    curated = run.examples("curated")
+    fold_of = run.fold_table()[curated.clips]
     starts = {config.name: run.starting_weights(config) for config in run.configs}
     for config in run.configs:
         trainer = training.Trainer(config, len(run.dataset.classes))

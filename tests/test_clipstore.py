@@ -102,3 +102,17 @@ def test_a_store_that_was_not_finished_is_not_read(tmp_path, sources):
 def test_an_empty_split_makes_an_empty_store(tmp_path):
     clipstore.write(tmp_path / "store", [], [], SETTINGS)
     assert len(clipstore.ClipStore(tmp_path / "store")) == 0
+
+
+def test_half_an_hour_goes_in_and_can_be_cut_anywhere(tmp_path):
+    settings = {**SETTINGS, "sample_rate": 4000}
+    rng = np.random.default_rng(0)
+    waveform = rng.integers(-9000, 9000, 30 * 60 * 4000).astype(np.int16)
+    sf.write(tmp_path / "long.wav", waveform, 4000, subtype="PCM_16")
+    clips = [clipstore.prepare(ClipFile(tmp_path, "long.wav"), settings)]
+    clipstore.write(tmp_path / "store", ["long"], clips, settings)
+    store = clipstore.ClipStore(tmp_path / "store")
+    assert store.n_samples[0] == len(waveform)
+    assert store.n_frames[0] == len(waveform) // 500
+    last = store.waveform(0, len(waveform) - 100, 100)
+    np.testing.assert_array_equal(last * 32768, waveform[-100:])

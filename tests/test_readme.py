@@ -1,0 +1,77 @@
+"""The README's commands, options, modules and files are those of the project."""
+
+import re
+import shlex
+from pathlib import Path
+
+import command_line
+import config
+
+PROJECT = Path(__file__).resolve().parent.parent
+README = (PROJECT / "README.md").read_text()
+
+
+def test_commands_are_understood():
+    commands = re.findall(
+        r"^sh run\.sh.*$", "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S)), re.M
+    )
+    assert len(commands) >= 7
+    parser = command_line._parser("")
+    for command in commands:
+        words = shlex.split(command, comments=True)[2:]
+        if words and not words[0].startswith("-"):
+            stage = words.pop(0)
+            assert stage == "test" or (PROJECT / "code" / f"{stage}.py").is_file()
+        parser.parse_args(words)
+
+
+def test_every_option_is_explained_by_run_sh():
+    script = (PROJECT / "run.sh").read_text()
+    options = {
+        option for action in command_line._parser("")._actions for option in action.option_strings
+    }
+    for option in options | set(re.findall(r"`(--[a-z-]+)", README)):
+        assert option in script, option
+
+
+def test_every_module_profile_and_experiment_is_named():
+    for path in (PROJECT / "code").glob("*.py"):
+        assert f"`{path.stem}`" in README or f"`{path.name}`" in README, path.name
+    for name in (*config.PROFILES, *config.EXPERIMENTS):
+        assert f"`{name}`" in README, name
+
+
+def test_top_level_is_as_designed():
+    allowed = {
+        "LICENSE",
+        "README.md",
+        "code",
+        "input",
+        "output",
+        "requirements.txt",
+        "run.sh",
+        "tests",
+    }
+    found = {path.name for path in PROJECT.iterdir() if not path.name.startswith(".")}
+    assert found <= allowed
+    # Its name would hide the standard library's module of that name.
+    assert not (PROJECT / "code" / "__init__.py").exists()
+
+
+def test_no_library_module_imports_a_stage():
+    stages = "|".join(command_line.STAGES)
+    for path in (PROJECT / "code").glob("*.py"):
+        assert not re.search(rf"^\s*(import|from) ({stages})\b", path.read_text(), re.M), path.name
+    imports = re.findall(
+        r"^(?:import|from) (\w+)", (PROJECT / "code" / "config.py").read_text(), re.M
+    )
+    assert imports == ["dataclasses"]
+
+
+def test_tensorflow_is_imported_where_it_has_to_be_only():
+    importers = {
+        path.name
+        for path in (PROJECT / "code").glob("*.py")
+        if re.search(r"^\s*(import|from) (tensorflow|kapre)\b", path.read_text(), re.M)
+    }
+    assert importers == {"time_frequency.py", "layers.py"}
