@@ -4,15 +4,15 @@
     logmel.npy    float16 (all frames, mel bands) their log-mels, dB, not normalised
     features.npy  float32 (clips, 128, 12)        global features of the untrimmed clips
     clips.csv     one row per clip: fname, where its samples and frames start, how many there are,
-                  the scale of its samples, and why it could not be read, if so
-    store.json    the settings it was made with; written last, so its presence means a whole store
+                  its length, the scale of its samples, and why it could not be read, if so
+    store.json    what it was made from (`provenance`); written last, so without it nothing is whole
 
 Memory does not grow with the number of clips: the writer appends, the reader maps.
 """
 
 import json
-import shutil
-from collections.abc import Iterable
+import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,16 +21,22 @@ import pandas as pd
 
 import audio
 import logmel
-from config import Config
+from config import PREPROCESSING_SETTINGS, Config
 from dataset import ClipFile
-from errors import MissingResult, UnreadableClip
+from errors import UnreadableClip
 from features import N_FEATURES, global_features
-from outputs import write_json
+from outputs import write_json, written_whole
 
 NUM_STEPS = 128
 SECONDS_PER_LENGTH_UNIT = 10  # the length feature is in tens of seconds
-COLUMNS = ("fname", "first_sample", "n_samples", "first_frame", "n_frames", "scale", "fault")
-SETTINGS = ("sample_rate", "n_dft", "n_hop", "n_mels")
+BATCH_CLIPS = 64  # so many at most are decoded again after an interruption
+STORE_FILES = ("samples.npy", "logmel.npy", "features.npy", "clips.csv")
+PROGRESS = "progress.json"
+COLUMNS = (
+    *("fname", "first_sample", "n_samples", "first_frame", "n_frames"),
+    *("length", "scale", "fault"),
+)
+CSV_TYPES = {"dtype": {"fname": str, "fault": str}, "keep_default_na": False}
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class PreparedClip:
 
 def settings_of(config: Config) -> dict:
     """The settings that a clip store depends on."""
-    return {name: getattr(config, name) for name in SETTINGS}
+    return {name: getattr(config, name) for name in PREPROCESSING_SETTINGS}
 
 
 def prepare(clip: ClipFile, settings: dict) -> PreparedClip:
@@ -68,25 +74,96 @@ def prepare(clip: ClipFile, settings: dict) -> PreparedClip:
     return PreparedClip(samples, scale, decibels.astype(np.float16), features)
 
 
-def write(
-    folder: Path, fnames: Iterable[str], clips: Iterable[PreparedClip], settings: dict
-) -> None:
-    """Write a store from clips as they come; replaces what is in `folder`."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    rows = []
-    with (
-        _NpyAppender(folder / "samples.npy", np.int16) as samples,
-        _NpyAppender(folder / "logmel.npy", np.float16, settings["n_mels"]) as frames,
-        _NpyAppender(folder / "features.npy", np.float32, NUM_STEPS, N_FEATURES) as features,
-    ):
-        for fname, clip in zip(fnames, clips, strict=True):
-            first_sample, first_frame = samples.append(clip.samples), frames.append(clip.logmel)
-            sizes = first_sample, len(clip.samples), first_frame, len(clip.logmel)
-            rows.append((fname, *sizes, clip.scale, clip.fault))
-            features.append(clip.features[None])
-    pd.DataFrame(rows, columns=COLUMNS).to_csv(folder / "clips.csv", index=False)
-    write_json(folder / "store.json", settings)
+class Writer:
+    """Fills a store clip by clip; one that was interrupted goes on after its last whole batch.
+
+    Parameters
+    ----------
+    folder : Path
+    settings : dict
+        As `settings_of` gives.
+    source : str
+        Fingerprint of what the store is made from. What came from another source is started anew.
+
+    Use as a context manager; `len` is the number of clips that are in already.
+    """
+
+    def __init__(self, folder: Path, settings: dict, source: str):
+        self._folder, self._source, self._settings = folder, source, settings
+        folder.mkdir(parents=True, exist_ok=True)
+        self._rows = self._rows_so_far()
+        try:
+            self._arrays = self._open_arrays()
+        except ValueError as error:
+            print(f"warning: {error}: starting again")
+            self._rows = []
+            self._arrays = self._open_arrays()
+        if not self._rows:  # of another source, perhaps
+            (folder / PROGRESS).unlink(missing_ok=True)
+
+    def _open_arrays(self):
+        n_samples, n_frames = (sum(row[i] for row in self._rows) for i in (2, 4))
+        n_mels = self._settings["n_mels"]
+        return (
+            _NpyAppender(self._folder / "samples.npy", np.int16, (), n_samples),
+            _NpyAppender(self._folder / "logmel.npy", np.float16, (n_mels,), n_frames),
+            _NpyAppender(
+                self._folder / "features.npy",
+                np.float32,
+                (NUM_STEPS, N_FEATURES),
+                len(self._rows),
+            ),
+        )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def append(self, fname: str, clip: PreparedClip) -> None:
+        samples, frames, features = self._arrays
+        features.append(clip.features[None])
+        self._rows.append(
+            (
+                fname,
+                samples.append(clip.samples),
+                len(clip.samples),
+                frames.append(clip.logmel),
+                len(clip.logmel),
+                len(clip.samples) / self._settings["sample_rate"] / SECONDS_PER_LENGTH_UNIT,
+                clip.scale,
+                clip.fault,
+            )
+        )
+        if len(self._rows) % BATCH_CLIPS == 0:
+            self._commit()
+
+    def _commit(self) -> None:
+        """First the arrays, then the table: the table never speaks of what is not there."""
+        for array in self._arrays:
+            array.commit()
+        table = pd.DataFrame(self._rows, columns=COLUMNS)
+        with written_whole(self._folder / "clips.csv") as part:
+            table.to_csv(part, index=False)
+        write_json(self._folder / PROGRESS, {"from": self._source})
+
+    def _rows_so_far(self) -> list[tuple]:
+        try:
+            progress = json.loads((self._folder / PROGRESS).read_text())
+            if progress["from"] != self._source:
+                return []
+            table = pd.read_csv(self._folder / "clips.csv", **CSV_TYPES)
+            return list(table.itertuples(index=False, name=None))
+        except (OSError, ValueError, KeyError, TypeError):
+            return []  # nothing begun, or nothing that can be trusted
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, error_type, *_):
+        if error_type is None:
+            self._commit()
+            (self._folder / PROGRESS).unlink()
+        for array in self._arrays:
+            array.close()
 
 
 class ClipStore:
@@ -101,10 +178,7 @@ class ClipStore:
     """
 
     def __init__(self, folder: Path):
-        if not is_whole(folder):
-            raise MissingResult(f"run preprocess first: there are no clips in {folder}")
-        self.settings = json.loads((folder / "store.json").read_text())
-        table = pd.read_csv(folder / "clips.csv", dtype={"fname": str}, keep_default_na=False)
+        table = pd.read_csv(folder / "clips.csv", **CSV_TYPES)
         self.fnames = list(table["fname"])
         self.faults = list(table["fault"])
         self.features = _open(folder / "features.npy")
@@ -115,8 +189,7 @@ class ClipStore:
         self._scale = table["scale"].to_numpy(np.float32)
         self.n_samples = table["n_samples"].to_numpy()
         self.n_frames = table["n_frames"].to_numpy()
-        seconds = self.n_samples / self.settings["sample_rate"]
-        self.lengths = (seconds / SECONDS_PER_LENGTH_UNIT).astype(np.float32)
+        self.lengths = table["length"].to_numpy(np.float32)
 
     def __len__(self) -> int:
         return len(self.fnames)
@@ -132,11 +205,6 @@ class ClipStore:
         stop = self._first_frame[clip] + self.n_frames[clip]
         frames = self._frames[self._first_frame[clip] : stop]
         return _window(frames, start, length, logmel.FLOOR_DB)
-
-
-def is_whole(folder: Path) -> bool:
-    """Was the store in `folder` written to its end?"""
-    return (folder / "store.json").is_file()
 
 
 def _open(path: Path) -> np.ndarray:
@@ -157,16 +225,20 @@ def _window(array: np.ndarray, start: int, length: int, fill: float) -> np.ndarr
 
 
 class _NpyAppender:
-    """Appends along the first axis of a .npy file; the header gets its shape on closing."""
+    """Appends along the first axis of a .npy file, from row `n_rows` on; later rows are cut off.
 
-    def __init__(self, path: Path, dtype: type, *row_shape: int):
-        self._path, self._dtype, self._row_shape = path, np.dtype(dtype), row_shape
-        self._n_rows = 0
+    Raises ValueError if the file has fewer rows than that.
+    """
 
-    def __enter__(self):
-        self._file = self._path.open("wb")
+    def __init__(self, path: Path, dtype: type, row_shape: tuple[int, ...], n_rows: int = 0):
+        self._dtype, self._row_shape, self._n_rows = np.dtype(dtype), row_shape, n_rows
+        self._file = path.open("r+b" if n_rows else "w+b")
         self._write_header()
-        return self
+        end = self._file.tell() + n_rows * self._dtype.itemsize * math.prod(row_shape)
+        if self._file.seek(0, os.SEEK_END) < end:
+            raise ValueError(f"{path} is shorter than its table says")
+        self._file.truncate(end)
+        self._file.seek(end)
 
     def append(self, rows: np.ndarray) -> int:
         """Returns the index of the first appended row."""
@@ -175,15 +247,23 @@ class _NpyAppender:
         self._n_rows += len(rows)
         return first
 
-    def __exit__(self, *error):
-        self._file.seek(0)
-        self._write_header()  # NumPy leaves room for the first axis to grow
+    def commit(self) -> None:
+        """Bring the header up to date, and everything onto the disk."""
+        end = self._file.tell()
+        self._write_header()
+        self._file.seek(end)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
         self._file.close()
 
-    def _write_header(self):
+    def _write_header(self) -> None:
         header = {
             "descr": np.lib.format.dtype_to_descr(self._dtype),
             "fortran_order": False,
             "shape": (self._n_rows, *self._row_shape),
         }
+        self._file.seek(0)
+        # NumPy leaves room for the first axis to grow, so that the header keeps its size.
         np.lib.format.write_array_header_1_0(self._file, header)

@@ -1,128 +1,35 @@
 """The command line that all stages share, and what it names: dataset, output folder, settings."""
 
 import argparse
+import contextlib
+import errno
+import fcntl
 import functools
 import os
+import signal
+import socket
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # TensorFlow reads this when it is first imported, so it stands before the project's modules.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import numpy as np
-import pandas as pd
-
-import clipstore
 import config
 import dataset
 import demo_data
-from batches import Examples
-from errors import InputError, MissingResult, PipelineError
+from errors import InputError, PipelineError
 from outputs import OutputFolder
+from run import Run
 
 PROJECT = Path(__file__).resolve().parent.parent
+MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 STAGES = ("preprocess", "pretrain", "train", "predict", "ensemble")
 
 
-@dataclass(frozen=True)
-class Run:
-    """What a stage was asked to do.
-
-    dataset : the user's clips and labels; outputs : where results go; profile : its name;
-    configs : one per experiment; folds : the folds to work on, all by default;
-    skip_unreadable : leave out training clips that cannot be read
-    """
-
-    dataset: dataset.Dataset
-    outputs: OutputFolder
-    profile: str
-    configs: list[config.Config]
-    folds: list[int]
-    skip_unreadable: bool
-
-    def examples(self, split: str) -> Examples:
-        """All readable clips of a split, from the store that preprocess.py wrote.
-
-        Raises
-        ------
-        MissingResult
-            If the store is not there, or was made from other clips or with other settings.
-        InputError
-            If training clips could not be read, and were not to be skipped.
-        """
-        clips = self.dataset[split]
-        store = clipstore.ClipStore(self.outputs.clips(split))
-        if store.fnames != clips.fnames or store.settings != clipstore.settings_of(self.configs[0]):
-            raise MissingResult(
-                f"run preprocess again: {self.outputs.clips(split)} was made from other clips "
-                "or with other settings"
-            )
-        readable = np.array([not fault for fault in store.faults], bool)
-        if split == "test":  # a submission has all rows: such a clip counts as silence
-            readable[:] = True
-        elif not readable.all() and not self.skip_unreadable:
-            raise InputError(unreadable(store, split))
-        return Examples(store, np.flatnonzero(readable), clips.labels)
-
-    def fold_table(self) -> np.ndarray:
-        """The fold of each curated clip: int (clips,).
-
-        Raises
-        ------
-        MissingResult
-            If preprocess.py has not written the table, or wrote it for other clips or folds.
-        """
-        path = self.outputs.folds
-        if not path.is_file():
-            raise MissingResult(f"run preprocess first: there is no fold table {path}")
-        table = pd.read_csv(path, dtype={"fname": str})
-        n_folds = self.configs[0].n_folds
-        if list(table["fname"]) != self.dataset["curated"].fnames or table["fold"].max() >= n_folds:
-            raise MissingResult(f"run preprocess again: {path} is of other clips or more folds")
-        return table["fold"].to_numpy()
-
-    def pretrainings(self) -> list[config.Config]:
-        """The experiments whose pretraining the chosen ones start from, each once."""
-        names = dict.fromkeys(chosen.pretrained_by for chosen in self.configs)
-        return config.experiments(self.profile, list(names))
-
-    def starting_weights(self, chosen: config.Config) -> Path | None:
-        """The pretrained weights of an experiment; None where there is no noisy set to pretrain on.
-
-        Raises
-        ------
-        MissingResult
-            If there should be some.
-        """
-        if not len(self.dataset["noisy"]):
-            return None
-        return self.weights(chosen.pretrained_by, "pretrained", made_by="pretrain")
-
-    def weights(self, experiment: str, part: str, made_by: str) -> Path:
-        """The weights that an earlier stage wrote; raises MissingResult where it did not."""
-        path = self.outputs.model(experiment, part, "weights.h5")
-        if not path.is_file():
-            name = f"{experiment} {part.replace('fold', 'fold ')}"
-            raise MissingResult(f"run {made_by} first: no weights for {name} in {path.parent}")
-        return path
-
-
-def unreadable(store: clipstore.ClipStore, split: str) -> str:
-    """What to tell the user of a store with clips that could not be read."""
-    faults = [
-        f"{fname} {fault}" for fname, fault in zip(store.fnames, store.faults, strict=True) if fault
-    ]
-    more = f"; and {len(faults) - dataset.SHOWN} more" if len(faults) > dataset.SHOWN else ""
-    return (
-        f"{len(faults)} of {len(store)} {split} clips: {'; '.join(faults[: dataset.SHOWN])}{more}. "
-        "Mend them or take them out of the table, or leave them out with --skip-unreadable"
-    )
-
-
-def parse(description: str, argv: list[str] | None = None) -> Run:
-    """Read the arguments and the dataset's tables.
+def prepare(args: argparse.Namespace) -> Run:
+    """Read the dataset's tables, and find the settings that were asked for.
 
     Without a dataset in the default input folder, a synthetic one is made below the output folder.
 
@@ -131,7 +38,6 @@ def parse(description: str, argv: list[str] | None = None) -> Run:
     InputError
         If the dataset is faulty, or a profile, experiment or fold does not exist.
     """
-    args = _parser(description).parse_args(argv)
     outputs = OutputFolder(args.output)
     root, synthetic = args.input or PROJECT / "input", False
     if args.input is None and not dataset.is_present(root):
@@ -152,7 +58,9 @@ def parse(description: str, argv: list[str] | None = None) -> Run:
         if not 0 <= fold < n_folds:
             raise InputError(f"there is no fold {fold}; profile {profile} has 0 to {n_folds - 1}")
     folds = sorted(set(args.folds)) if args.folds else list(range(n_folds))
-    return Run(dataset.load(root), outputs, profile, configs, folds, args.skip_unreadable)
+    return Run(
+        dataset.load(root), outputs, profile, configs, folds, args.skip_unreadable, args.force
+    )
 
 
 def _parser(description: str) -> argparse.ArgumentParser:
@@ -187,20 +95,57 @@ def _parser(description: str) -> argparse.ArgumentParser:
         action="store_true",
         help="leave out training clips that cannot be decoded",
     )
+    parser.add_argument(
+        "--force", action="store_true", help="make results again that are there already"
+    )
     return parser
 
 
-def stage(main: Callable[[], None]) -> Callable[[], None]:
-    """Turn errors that the user can mend into one line, and an interruption into another."""
+def stage(main: Callable[[Run], None]) -> Callable[[], None]:
+    """Make a stage of a function: arguments in, and errors that the user can mend as one line."""
 
     @functools.wraps(main)
-    def run():
+    def run_stage() -> None:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
         try:
-            main()
+            args = _parser(sys.modules[main.__module__].__doc__).parse_args()
+            with locked(OutputFolder(args.output)):
+                main(prepare(args))
         except PipelineError as error:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:
-            print("\nstopped", file=sys.stderr)
+            print("\nstopped; the same command goes on from here", file=sys.stderr)
             sys.exit(130)
+        except OSError as error:
+            if error.errno not in MENDABLE and "No space left" not in str(error):
+                raise
+            place = f" ({error.filename})" if error.filename else ""
+            reason = error.strerror or "No space left on device"
+            sys.exit(f"error: {reason}{place}; mend that, and the same command goes on from here")
 
-    return run
+    return run_stage
+
+
+@contextlib.contextmanager
+def locked(outputs: OutputFolder) -> Iterator[None]:
+    """Hold the output folder; the lock goes with the process, however that ends.
+
+    Raises
+    ------
+    PipelineError
+        If another run holds it.
+    """
+    outputs.root.mkdir(parents=True, exist_ok=True)
+    with outputs.lock.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise PipelineError(
+                f"{outputs.root} is in use by {file.read().strip()}: wait for it, stop it, "
+                "or name another --output"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.ctime()}")
+        file.flush()
+        yield

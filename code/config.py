@@ -4,7 +4,7 @@ Nothing else in the project holds a tunable number. The defaults below are the p
 profile is a table of overrides applied to every experiment and chooses no other code path.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,21 @@ def experiments(profile: str, names: list[str] | None = None) -> list[Config]:
     return [replace(EXPERIMENTS[name], **chosen.overrides) for name in names or chosen.experiments]
 
 
-def as_record(config: Config) -> dict:
-    """The settings as plain values, as they are written beside each result."""
-    return asdict(config)
+PREPROCESSING_SETTINGS = ("sample_rate", "n_dft", "n_hop", "n_mels")
+_FOLDS = ("n_folds", "fold_seed")
+STACKING_SETTINGS = (
+    *_FOLDS,
+    "seed",
+    "stacker_learning_rate",
+    "stacker_batch_size",
+    "stacker_epochs",
+    "stacker_patience",
+)
+# What a trained network depends on: all but the stacker's settings and what is known otherwise
+# (the fold table, the weights it starts from, its own schedule).
+TRAINING_SETTINGS = tuple(
+    field.name
+    for field in fields(Config)
+    if not field.name.startswith("stack")
+    and field.name not in (*_FOLDS, "pretrained_by", "pretraining", "training")
+)

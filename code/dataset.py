@@ -57,6 +57,14 @@ class ClipFile:
             return (self.container / self.name).open("rb")
         return io.BytesIO(_archive(self.container).read(self.name))
 
+    def stamp(self) -> tuple[int, int]:
+        """Size and time of the last change (in an archive: checksum); another clip has others."""
+        if self.container.suffix != ".zip":
+            status = (self.container / self.name).stat()
+            return status.st_size, status.st_mtime_ns
+        member = _archive(self.container).getinfo(self.name)
+        return member.file_size, member.CRC
+
     def __str__(self) -> str:
         return str(self.container / self.name)
 

@@ -10,9 +10,10 @@ import report
 from batches import random_generator
 from config import Config
 from dataset import assign_folds
-from errors import MissingResult, PipelineError
+from errors import PipelineError
 from layers import LastChannel, LocallyConnected1D
 from outputs import read_scores, write_scores
+from run import Run
 
 SHIFT = 1.6
 
@@ -118,60 +119,52 @@ def _fit(model, oof, truth, training, validated, config: Config, rng):
     return best[1], best[2]
 
 
-def read_predictions(run: command_line.Run, part: str, fnames: list[str]) -> list[np.ndarray]:
+def read_predictions(run: Run, part: str, fnames: list[str]) -> list[np.ndarray]:
     """Every experiment's scores of the given clips: one (clips, classes) each.
 
     Raises
     ------
     MissingResult
-        If some are missing, or were predicted for other clips.
+        If some are missing, damaged, or were predicted for other clips, folds or settings.
     """
     scores = []
     for config in run.configs:
-        path = run.outputs.predictions(config.name, part)
-        table = read_scores(path, run.dataset.classes, "predict")
-        if list(table.index) != fnames:
-            raise MissingResult(
-                f"run predict again, for all experiments and the same folds: {path} has other clips"
-            )
-        scores.append(table.to_numpy())
+        result = run.predictions(config)
+        result.require(run.predictions_source(config))
+        scores.append(read_scores(result.files[part]).loc[fnames].to_numpy())
     return scores
 
 
 @command_line.stage
-def main() -> None:
-    run = command_line.parse(__doc__)
+def main(run: Run) -> None:
     classes, test, config = run.dataset.classes, run.dataset["test"], run.configs[0]
     curated = run.examples("curated")
-    in_folds = np.isin(run.fold_table()[curated.clips], run.folds)
-    clips = curated.clips[in_folds]
+    clips = curated.clips[np.isin(run.folds_of_clips()[curated.clips], run.folds)]
     fnames, truth = [curated.store.fnames[clip] for clip in clips], curated.labels[clips]
-
     oof = read_predictions(run, "oof", fnames)
-    predicted = read_predictions(run, "test", test.fnames) if len(test) else []
-    weights = [config.stack_weight for config in run.configs]
-    inputs = stacker_input(predicted, weights) if predicted else np.empty((0, *oof[0].shape[1:], 1))
-    stacked, submission = stack(stacker_input(oof, weights), truth, inputs, config)
+    result, source = run.ensemble(), run.ensemble_source()
+    if run.is_pending(result, source):
+        result.unseal()
+        predicted = read_predictions(run, "test", test.fnames) if len(test) else []
+        weights = [config.stack_weight for config in run.configs]
+        n_channels = len(run.configs) + 1
+        inputs = stacker_input(predicted, weights) if predicted else np.empty((0, 0, n_channels))
+        stacked, submission = stack(stacker_input(oof, weights), truth, inputs, config)
 
-    if not np.isfinite(stacked).all() or not np.isfinite(submission).all():
-        raise PipelineError("the stacker's scores are not finite: no submission was written")
-    written = [run.outputs.table("oof")]
-    write_scores(written[0], fnames, classes, stacked)
-    if predicted:
-        written.append(run.outputs.table("submission"))
-        write_scores(written[1], test.fnames, classes, submission)
-    names = [config.name for config in run.configs]
-    report.write(
-        run,
-        truth,
-        oof=dict(zip([*names, "ensemble"], [*oof, stacked], strict=True)),
-        test=dict(zip([*names, "ensemble"], [*predicted, submission], strict=True))
-        if predicted
-        else {},
-    )
-    print("\nwrote " + ", ".join(str(path) for path in written))
-    if not predicted:
-        print("no test clips, so no submission")
+        if not np.isfinite(stacked).all() or not np.isfinite(submission).all():
+            raise PipelineError("the stacker's scores are not finite: no submission was written")
+        names = [*(config.name for config in run.configs), "ensemble"]
+        report.write(
+            run,
+            truth,
+            oof=dict(zip(names, [*oof, stacked], strict=True)),
+            test=dict(zip(names, [*predicted, submission], strict=True)) if predicted else {},
+        )
+        write_scores(result.files["oof"], fnames, classes, stacked)
+        if predicted:
+            write_scores(result.files["submission"], test.fnames, classes, submission)
+        result.seal(source)
+    report.show(result)
 
 
 if __name__ == "__main__":

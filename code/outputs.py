@@ -18,8 +18,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from errors import MissingResult
-
 
 @dataclass(frozen=True)
 class OutputFolder:
@@ -40,8 +38,9 @@ class OutputFolder:
         """`part` is "oof" or "test"."""
         return self.root / "predictions" / experiment / f"{part}.csv"
 
-    def stacker(self, fold: int) -> Path:
-        return self.root / "stacker" / f"fold{fold}.weights.h5"
+    @property
+    def lock(self) -> Path:
+        return self.root / ".lock"
 
     @property
     def demo_input(self) -> Path:
@@ -53,13 +52,18 @@ class OutputFolder:
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A path to write to; it takes the name `path` when the block ends without an error."""
+    """A path to write to; it takes the name `path` when the block ends without an error.
+
+    By then it is on the disk: a power failure leaves the old file or the new.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last: Keras and pandas go by it.
     part = path.with_name(f".part-{path.name}")
     try:
         yield part
-        os.replace(part, path)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -72,20 +76,9 @@ def write_scores(path: Path, fnames: list[str], classes: list[str], scores: np.n
         table.to_csv(part, index=False)
 
 
-def read_scores(path: Path, classes: list[str], made_by: str) -> pd.DataFrame:
-    """What `write_scores` wrote, indexed by fname.
-
-    Raises
-    ------
-    MissingResult
-        If there is no such table, or it is of another vocabulary.
-    """
-    if not path.is_file():
-        raise MissingResult(f"run {made_by} first: {path} is not there")
-    table = pd.read_csv(path, dtype={"fname": str}).set_index("fname")
-    if list(table.columns) != classes:
-        raise MissingResult(f"run {made_by} again: {path} was made for other classes")
-    return table
+def read_scores(path: Path) -> pd.DataFrame:
+    """What `write_scores` wrote, indexed by fname."""
+    return pd.read_csv(path, dtype={"fname": str}).set_index("fname")
 
 
 def write_json(path: Path, record: dict) -> None:

@@ -4,51 +4,73 @@ Out-of-fold (OOF) scores are those of the kept epoch of each fold on its own val
 written by train.py; test scores are the mean over the folds. Both with 3-TTA.
 """
 
+import keras
 import numpy as np
 import pandas as pd
 
 import command_line
+from batches import Examples
+from config import Config
 from models import build_tagger
 from outputs import read_scores, write_scores
+from provenance import fingerprint
+from run import Run
 from training import predict
 
 
 @command_line.stage
-def main() -> None:
-    run = command_line.parse(__doc__)
-    classes, test = run.dataset.classes, run.examples("test")
-    weights = {
-        config.name: [run.weights(config.name, f"fold{fold}", "train") for fold in run.folds]
-        for config in run.configs
-    }
+def main(run: Run) -> None:
+    test = run.examples("test")
+    # All that is missing is said before hours of work.
     for config in run.configs:
-        gather_oof(run, config.name)
-        if not len(test):
-            print(f"{config.name}: no test clips to predict")
-            continue
-        model = build_tagger(config, len(classes))
-        scores = np.zeros((len(test), len(classes)), np.float32)
-        for fold, path in zip(run.folds, weights[config.name], strict=True):
-            model.load_weights(path)
-            scores += predict(model, test, config, f"{config.name} fold {fold}") / len(run.folds)
-        path = run.outputs.predictions(config.name, "test")
-        write_scores(path, test.store.fnames, classes, scores)
-        print(f"{config.name}: wrote {path} ({len(test)} clips, mean of {len(run.folds)} folds)")
+        for fold in run.folds:
+            run.fold(config, fold).require(run.fold_source(config, fold))
+    for config in run.configs:
+        predict_test(run, config, test)
+        gather(run, config)
 
 
-def gather_oof(run: command_line.Run, experiment: str) -> None:
-    """One table of the folds' out-of-fold scores, in the order of the curated clips."""
-    tables = [
-        read_scores(
-            run.outputs.model(experiment, f"fold{fold}", "oof.csv"), run.dataset.classes, "train"
+def predict_test(run: Run, config: Config, test: Examples) -> None:
+    """Each fold's scores of the test clips, unless they are there already."""
+    if not len(test):
+        print(f"{config.name}: no test clips to predict")
+        return
+    model = None  # built once, where there is something to predict
+    for fold in run.folds:
+        result, source = (
+            run.fold_test_scores(config, fold),
+            run.fold_test_scores_source(config, fold),
         )
-        for fold in run.folds
-    ]
-    table = pd.concat(tables)
-    fnames = [fname for fname in run.dataset["curated"].fnames if fname in table.index]
-    path = run.outputs.predictions(experiment, "oof")
-    write_scores(path, fnames, run.dataset.classes, table.loc[fnames].to_numpy())
-    print(f"{experiment}: wrote {path} ({len(fnames)} clips)")
+        if not run.is_pending(result, source):
+            continue
+        result.unseal()
+        model = model or build_tagger(config, len(run.dataset.classes))
+        model.load_weights(run.fold(config, fold).files["weights"])
+        checkpoint = result.record.with_suffix(".checkpoint")
+        label = f"{config.name} fold {fold}"
+        scores = predict(model, test, config, label, checkpoint, fingerprint(source))
+        write_scores(result.files["scores"], test.store.fnames, run.dataset.classes, scores)
+        result.seal(source)
+        checkpoint.unlink(missing_ok=True)
+    keras.backend.clear_session()
+
+
+def gather(run: Run, config: Config) -> None:
+    """The folds' out-of-fold scores as one table, and the mean of their test scores."""
+    result, classes = run.predictions(config), run.dataset.classes
+    result.unseal()
+    tables = [read_scores(run.fold(config, fold).files["scores"]) for fold in run.folds]
+    oof = pd.concat(tables)
+    fnames = [fname for fname in run.dataset["curated"].fnames if fname in oof.index]
+    write_scores(result.files["oof"], fnames, classes, oof.loc[fnames].to_numpy())
+    written = f"{result.files['oof']} ({len(fnames)} clips)"
+    if "test" in result.files:
+        paths = [run.fold_test_scores(config, fold).files["scores"] for fold in run.folds]
+        scores = np.mean([read_scores(path).to_numpy() for path in paths], axis=0)
+        write_scores(result.files["test"], run.dataset["test"].fnames, classes, scores)
+        written += f" and {result.files['test']} ({len(scores)} clips, mean of {len(paths)} folds)"
+    result.seal(run.predictions_source(config))
+    print(f"{config.name}: wrote {written}")
 
 
 if __name__ == "__main__":

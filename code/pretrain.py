@@ -2,19 +2,21 @@
 
 import command_line
 import training
+from run import Run
 
 
 @command_line.stage
-def main() -> None:
-    run = command_line.parse(__doc__)
+def main(run: Run) -> None:
     noisy, curated = run.examples("noisy"), run.examples("curated")
     if not len(noisy):
         print("pretrain: no noisy clips, so training will start from random weights")
         return
     for config in run.pretrainings():
-        trainer = training.Trainer(config, len(run.dataset.classes))
-        kept, history = trainer.fit("pretrained", noisy, curated, config.pretraining)
-        training.save(run.outputs, trainer, "pretrained", kept, history)
+        result, source = run.pretrained(config), run.pretrained_source(config)
+        if run.is_pending(result, source):
+            trainer = training.Trainer(config, len(run.dataset.classes))
+            job = training.Job("pretrained", noisy, curated, config.pretraining)
+            training.make(result, source, trainer, job, run.dataset.classes)
 
 
 if __name__ == "__main__":

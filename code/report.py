@@ -4,14 +4,15 @@ import numpy as np
 import pandas as pd
 
 import metrics
-from command_line import Run
 from outputs import written_whole
+from provenance import Result
+from run import Run
 
 CHANCE_DRAWS = 20
 
 
 def write(run: Run, truth: np.ndarray, oof: dict, test: dict) -> None:
-    """Score everything, write the tables, and print the one that ends a run.
+    """Score everything, and write scores.csv and per_class.csv.
 
     Parameters
     ----------
@@ -34,8 +35,16 @@ def write(run: Run, truth: np.ndarray, oof: dict, test: dict) -> None:
         table.to_csv(path, index=False)
     with written_whole(run.outputs.table("per_class")) as path:
         _per_class(run, truth, oof, test).to_csv(path, index=False)
+
+
+def show(result: Result) -> None:
+    """Print the table of all scores, and where everything lies."""
+    table = pd.read_csv(result.files["scores"])
     print()
     print(table.to_string(index=False, float_format="{:.4f}".format, na_rep=""))
+    print("\nwrote " + ", ".join(str(path) for path in result.files.values()))
+    if "submission" not in result.files:
+        print("no test clips, so no submission")
 
 
 def training_minutes(run: Run, experiment: str) -> float:

@@ -4,29 +4,27 @@ import dataclasses
 
 import command_line
 import training
-from outputs import write_scores
+from run import Run
 
 
 @command_line.stage
-def main() -> None:
-    run = command_line.parse(__doc__)
+def main(run: Run) -> None:
     curated = run.examples("curated")
-    fold_of = run.fold_table()[curated.clips]
-    starts = {config.name: run.starting_weights(config) for config in run.configs}
+    fold_of = run.folds_of_clips()[curated.clips]
+    starts = {config.name: run.starting_point(config) for config in run.configs}
     for config in run.configs:
-        trainer = training.Trainer(config, len(run.dataset.classes))
+        trainer = None  # built once, where there is something to train
         for fold in run.folds:
+            result, source = run.fold(config, fold), run.fold_source(config, fold)
+            if not run.is_pending(result, source):
+                continue
+            trainer = trainer or training.Trainer(config, len(run.dataset.classes))
             others = dataclasses.replace(curated, clips=curated.clips[fold_of != fold])
             validated = dataclasses.replace(curated, clips=curated.clips[fold_of == fold])
-            trainer.reset()
-            if starts[config.name]:
-                trainer.model.load_weights(starts[config.name])
-            part = f"fold{fold}"
-            kept, history = trainer.fit(part, others, validated, config.training)
-            fnames = [curated.store.fnames[clip] for clip in validated.clips]
-            oof = run.outputs.model(config.name, part, "oof.csv")
-            write_scores(oof, fnames, run.dataset.classes, kept.scores)
-            training.save(run.outputs, trainer, part, kept, history)
+            job = training.Job(
+                f"fold{fold}", others, validated, config.training, starts[config.name]
+            )
+            training.make(result, source, trainer, job, run.dataset.classes)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,37 @@
 """The epoch loop that pretraining and fold-wise training share."""
 
+import dataclasses
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import keras
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+import checkpoints
 import metrics
 from batches import N_VIEWS, Examples, prefetch, random_generator, training_batches, view_batches
 from config import Config, Schedule
 from errors import PipelineError
 from models import build_tagger
-from outputs import OutputFolder, written_whole
+from outputs import write_scores, written_whole
+from provenance import Result, fingerprint
 
 HISTORY = ("epoch", "loss", "lrap", "lwlrap", "learning_rate", "seconds")
+SECONDS_BETWEEN_CHECKPOINTS = 60
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: its name ("pretrained", "fold3"), what it learns from, and where it starts."""
+
+    part: str
+    examples: Examples
+    validation: Examples
+    schedule: Schedule
+    start: Result | None = None  # pretrained weights; None for the network's initial ones
 
 
 @dataclass
@@ -46,25 +62,22 @@ class Trainer:
             jit_compile=False,  # XLA is four times slower on CPUs
         )
         self.model.optimizer.build(self.model.trainable_variables)
-        self._state = [*self.model.variables, *self.model.optimizer.variables]
-        self._initial = [keras.ops.convert_to_numpy(variable) for variable in self._state]
-
-    def reset(self) -> None:
-        """Back to the initial weights and a fresh optimiser."""
-        for variable, value in zip(self._state, self._initial, strict=True):
-            variable.assign(value)
+        self._variables = [*self.model.variables, *self.model.optimizer.variables]
+        self._initial = self._state()
 
     def fit(
-        self, part: str, examples: Examples, validation: Examples, schedule: Schedule
+        self, job: Job, checkpoint: Path | None = None, source: str = ""
     ) -> tuple[Kept, pd.DataFrame]:
-        """Train by the schedule; after every epoch score the validation clips.
+        """Train by the job's schedule; after every epoch score the validation clips.
 
         Parameters
         ----------
-        part : str
-            "pretrained" or "fold3": names the training in progress lines and random choices.
-        examples, validation : Examples
-        schedule : Schedule
+        job : Job
+        checkpoint : Path, optional
+            Where to save the state after every epoch. If there is one of the same `source`,
+            training goes on after its epoch, and ends as if it had not been interrupted.
+        source : str
+            Fingerprint of what the training comes from.
 
         Returns
         -------
@@ -77,60 +90,107 @@ class Trainer:
         PipelineError
             If the loss is not finite.
         """
+        self._restore(self._initial)
         kept, history = None, []
-        truth = validation.labels[validation.clips]
-        for epoch in range(schedule.epochs):
-            started = time.perf_counter()
-            rate = learning_rate(self.config.learning_rate, schedule, epoch)
-            self.model.optimizer.learning_rate = rate
-            loss = self._train_epoch(part, examples, schedule, epoch)
-            scores = predict(self.model, validation, self.config, f"{part} scoring")
-            row = (epoch, loss, metrics.lrap(truth, scores), metrics.lwlrap(truth, scores), rate)
-            history.append(dict(zip(HISTORY, (*row, time.perf_counter() - started), strict=True)))
-            if epoch >= schedule.keep_from and (kept is None or row[2] > kept.lrap):
-                kept = Kept(epoch, row[2], self.model.get_weights(), scores)
-            print(
-                f"{self.config.name} {part} epoch {epoch + 1:2d}/{schedule.epochs}  loss {loss:.4f}"
-                f"  LRAP {row[2]:.4f}  lwlrap {row[3]:.4f}  lr {rate:.2e}"
-                f"  {history[-1]['seconds']:.1f} s"
-                + "  *"
-                * (kept is not None and kept.epoch == epoch),
-                flush=True,
-            )
-            if is_over(schedule, epoch, kept):
+        saved = checkpoints.load(checkpoint, source) if checkpoint else None
+        if saved:
+            kept, history = self._resume(saved)
+            print(f"{self.config.name} {job.part}: going on after epoch {len(history)}")
+        elif job.start:
+            self.model.load_weights(job.start.files["weights"])
+        for epoch in range(len(history), job.schedule.epochs):
+            if history and is_over(job.schedule, epoch - 1, kept):
                 break
+            row, scores = self._epoch(job, epoch)
+            history.append(row)
+            if epoch >= job.schedule.keep_from and (kept is None or row["lrap"] > kept.lrap):
+                kept = Kept(epoch, row["lrap"], self.model.get_weights(), scores)
+            self._print(job, row, best=kept is not None and kept.epoch == epoch)
+            if checkpoint:
+                checkpoints.save(checkpoint, source, self._checkpoint(kept, history))
         return kept, pd.DataFrame(history)
 
-    def _train_epoch(self, part: str, examples: Examples, schedule: Schedule, epoch: int) -> float:
+    def _epoch(self, job: Job, epoch: int) -> tuple[dict, np.ndarray]:
+        """Train and score once: the row of the history, and the scores (clips, classes)."""
+        started = time.perf_counter()
+        rate = learning_rate(self.config.learning_rate, job.schedule, epoch)
+        self.model.optimizer.learning_rate = rate
+        loss = self._train(job, epoch)
+        scores = predict(self.model, job.validation, self.config, f"{job.part} scoring")
+        truth = job.validation.labels[job.validation.clips]
+        lrap, lwlrap = metrics.lrap(truth, scores), metrics.lwlrap(truth, scores)
+        row = (epoch, loss, lrap, lwlrap, rate, time.perf_counter() - started)
+        return dict(zip(HISTORY, row, strict=True)), scores
+
+    def _train(self, job: Job, epoch: int) -> float:
         """One pass over the examples; the mean loss."""
-        rng = random_generator(self.config, part, epoch)
-        batches = prefetch(training_batches(examples, self.config, schedule, epoch, rng))
+        rng = random_generator(self.config, job.part, epoch)
+        batches = prefetch(training_batches(job.examples, self.config, job.schedule, epoch, rng))
         total = 0.0
-        with progress(f"{part} training", len(examples)) as bar:
+        with progress(f"{job.part} training", len(job.examples)) as bar:
             for inputs, labels in batches:
                 loss = float(self.model.train_on_batch(inputs, labels))
                 if not np.isfinite(loss):
                     raise PipelineError(
-                        f"{self.config.name} {part}: the loss became {loss} in epoch {epoch + 1}. "
-                        "Lower learning_rate in code/config.py."
+                        f"{self.config.name} {job.part}: the loss became {loss} in epoch "
+                        f"{epoch + 1}. Lower learning_rate in code/config.py."
                     )
                 # train_on_batch reports the mean since the last reset.
                 self.model.reset_metrics()
                 total += loss * len(labels)
                 bar.update(len(labels))
-        return total / len(examples)
+        return total / len(job.examples)
+
+    def _print(self, job: Job, row: dict, best: bool) -> None:
+        print(
+            f"{self.config.name} {job.part} epoch {row['epoch'] + 1:2d}/{job.schedule.epochs}"
+            f"  loss {row['loss']:.4f}  LRAP {row['lrap']:.4f}  lwlrap {row['lwlrap']:.4f}"
+            f"  lr {row['learning_rate']:.2e}  {row['seconds']:.1f} s{'  *' * best}",
+            flush=True,
+        )
+
+    def _state(self) -> list[np.ndarray]:
+        return [keras.ops.convert_to_numpy(variable) for variable in self._variables]
+
+    def _restore(self, state: list[np.ndarray]) -> None:
+        for variable, value in zip(self._variables, state, strict=True):
+            variable.assign(value)
+
+    def _checkpoint(self, kept: Kept | None, history: list[dict]) -> dict[str, np.ndarray]:
+        arrays = {f"state{i}": value for i, value in enumerate(self._state())}
+        arrays["history"] = np.array([list(row.values()) for row in history])
+        if kept:
+            arrays |= {f"kept{i}": value for i, value in enumerate(kept.weights)}
+            arrays |= {"kept": np.array([kept.epoch, kept.lrap]), "scores": kept.scores}
+        return arrays
+
+    def _resume(self, saved: dict[str, np.ndarray]) -> tuple[Kept | None, list[dict]]:
+        self._restore([saved[f"state{i}"] for i in range(len(self._variables))])
+        history = [dict(zip(HISTORY, row, strict=True)) for row in saved["history"].tolist()]
+        for row in history:
+            row["epoch"] = int(row["epoch"])
+        if "kept" not in saved:
+            return None, history
+        epoch, lrap = saved["kept"].tolist()
+        weights = [saved[f"kept{i}"] for i in range(len(self.model.weights))]
+        return Kept(int(epoch), lrap, weights, saved["scores"]), history
 
 
-def save(outputs: OutputFolder, trainer: Trainer, part: str, kept: Kept, history) -> None:
-    """Write the history, then the weights: where weights are, the training was finished."""
-    name = trainer.config.name
-    with written_whole(outputs.model(name, part, "history.csv")) as path:
+def make(result: Result, source: dict, trainer: Trainer, job: Job, classes: list[str]) -> None:
+    """Train, and write the files of the result: weights, history, and validation scores."""
+    result.unseal()
+    checkpoint = result.record.with_suffix(".checkpoint")
+    kept, history = trainer.fit(job, checkpoint, fingerprint(source))
+    with written_whole(result.files["history"]) as path:
         history.to_csv(path, index=False)
+    fnames = [job.validation.store.fnames[clip] for clip in job.validation.clips]
+    write_scores(result.files["scores"], fnames, classes, kept.scores)
     trainer.model.set_weights(kept.weights)
-    weights = outputs.model(name, part, "weights.h5")
-    with written_whole(weights) as path:
+    with written_whole(result.files["weights"]) as path:
         trainer.model.save_weights(path)
-    print(f"{name}: wrote {weights} (epoch {kept.epoch + 1}, LRAP {kept.lrap:.4f})")
+    result.seal(source)
+    checkpoint.unlink(missing_ok=True)
+    print(f"wrote {result.files['weights']} (epoch {kept.epoch + 1}, LRAP {kept.lrap:.4f})")
 
 
 def learning_rate(base: float, schedule: Schedule, epoch: int) -> float:
@@ -145,17 +205,39 @@ def is_over(schedule: Schedule, epoch: int, kept: Kept | None) -> bool:
     return epoch - kept.epoch > schedule.patience
 
 
-def predict(model: keras.Model, clips: Examples, config: Config, label: str) -> np.ndarray:
-    """Scores with 3-TTA, the mean over the views: float32 (clips, classes)."""
-    scores = np.zeros((len(clips), model.output_shape[-1]), np.float32)
-    with progress(label, len(clips)) as bar:
-        for positions, views in prefetch(view_batches(clips, config)):
+def predict(
+    model: keras.Model,
+    clips: Examples,
+    config: Config,
+    label: str,
+    checkpoint: Path | None = None,
+    source: str = "",
+) -> np.ndarray:
+    """Scores with 3-TTA, the mean over the views: float32 (clips, classes).
+
+    With a checkpoint, scores are saved every minute, and prediction goes on after those that are
+    there from the same source.
+    """
+    scores, n_done = np.zeros((len(clips), model.output_shape[-1]), np.float32), 0
+    saved = checkpoints.load(checkpoint, source) if checkpoint else None
+    if saved:
+        n_done = int(saved["n_done"])
+        scores[:n_done] = saved["scores"][:n_done]
+        print(f"{label}: going on after the first {n_done} clips")
+    rest = dataclasses.replace(clips, clips=clips.clips[n_done:])
+    saved_at = time.monotonic()
+    with progress(label, len(clips), n_done) as bar:
+        for positions, views in prefetch(view_batches(rest, config)):
             for inputs in views:
-                scores[positions] += model.predict_on_batch(inputs) / N_VIEWS
+                scores[n_done + positions] += model.predict_on_batch(inputs) / N_VIEWS
             bar.update(len(positions))
+            if checkpoint and time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
+                done = np.array(n_done + positions[-1] + 1)
+                checkpoints.save(checkpoint, source, {"scores": scores, "n_done": done})
+                saved_at = time.monotonic()
     return scores
 
 
-def progress(label: str, n_clips: int) -> tqdm:
+def progress(label: str, n_clips: int, n_done: int = 0) -> tqdm:
     """A bar that goes when it is done, and is not there where nobody watches."""
-    return tqdm(total=n_clips, desc=label, unit="clip", leave=False, disable=None)
+    return tqdm(total=n_clips, initial=n_done, desc=label, unit="clip", leave=False, disable=None)

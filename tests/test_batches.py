@@ -30,8 +30,9 @@ def store(tmp_path):
         clips.append(
             clipstore.PreparedClip(samples, 1 / 32768, decibels.astype(np.float16), features)
         )
-    settings = clipstore.settings_of(CONFIG)
-    clipstore.write(tmp_path, [f"{n}.wav" for n in SIZES], clips, settings)
+    with clipstore.Writer(tmp_path, clipstore.settings_of(CONFIG), "#source") as writer:
+        for n, clip in zip(SIZES, clips, strict=True):
+            writer.append(f"{n}.wav", clip)
     return clipstore.ClipStore(tmp_path)
 
 

@@ -11,7 +11,6 @@ import logmel
 from audio import trim
 from config import Config
 from dataset import ClipFile
-from errors import MissingResult
 from features import global_features
 
 SETTINGS = clipstore.settings_of(Config())
@@ -31,8 +30,9 @@ def sources(tmp_path):
 
 
 def make_store(folder, source, names):
-    clips = [clipstore.prepare(ClipFile(source, f"{name}.wav"), SETTINGS) for name in names]
-    clipstore.write(folder, names, clips, SETTINGS)
+    with clipstore.Writer(folder, SETTINGS, "#source") as writer:
+        for name in names[len(writer) :]:
+            writer.append(name, clipstore.prepare(ClipFile(source, f"{name}.wav"), SETTINGS))
     return clipstore.ClipStore(folder)
 
 
@@ -86,22 +86,69 @@ def test_a_silent_clip_keeps_its_length(tmp_path):
     assert store.n_samples[0] == 3000
 
 
-def test_a_store_that_was_not_finished_is_not_read(tmp_path, sources):
-    source, _ = sources
+class TestInterruptedWriter:
+    """A writer goes on after its last whole batch, with the same result to the bit."""
 
-    def interrupted():
-        yield clipstore.prepare(ClipFile(source, "short.wav"), SETTINGS)
-        raise KeyboardInterrupt
+    names = ("tiny", "short", "long", "short2", "long2", "tiny2", "last")
 
-    with pytest.raises(KeyboardInterrupt):
-        clipstore.write(tmp_path / "store", ["a", "b"], interrupted(), SETTINGS)
-    with pytest.raises(MissingResult, match="run preprocess first"):
-        clipstore.ClipStore(tmp_path / "store")
+    @pytest.fixture
+    def source(self, sources, monkeypatch):
+        folder, waveforms = sources
+        for name, like in (
+            ("short2", "short"),
+            ("long2", "long"),
+            ("tiny2", "tiny"),
+            ("last", "long"),
+        ):
+            sf.write(folder / f"{name}.wav", -waveforms[like], RATE, subtype="PCM_16")
+        monkeypatch.setattr(clipstore, "BATCH_CLIPS", 2)
+        return folder
+
+    def interrupt(self, folder, source, after):
+        def write():
+            with clipstore.Writer(folder, SETTINGS, "#source") as writer:
+                for name in self.names[len(writer) : after]:
+                    clip = clipstore.prepare(ClipFile(source, f"{name}.wav"), SETTINGS)
+                    writer.append(name, clip)
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            write()
+
+    def contents(self, folder):
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    @pytest.mark.parametrize("after", [0, 1, 2, 5, 7])
+    def test_goes_on(self, tmp_path, source, after):
+        make_store(tmp_path / "whole", source, self.names)
+        self.interrupt(tmp_path / "store", source, after)
+        with clipstore.Writer(tmp_path / "store", SETTINGS, "#source") as writer:
+            assert len(writer) == after // 2 * 2
+            for name in self.names[len(writer) :]:
+                writer.append(name, clipstore.prepare(ClipFile(source, f"{name}.wav"), SETTINGS))
+        assert self.contents(tmp_path / "store") == self.contents(tmp_path / "whole")
+
+    def test_what_another_source_began_is_not_continued(self, tmp_path, source):
+        self.interrupt(tmp_path / "store", source, 5)
+        writer = clipstore.Writer(tmp_path / "store", SETTINGS, "#other")
+        assert len(writer) == 0
+        # Not even when the first source comes back.
+        assert len(clipstore.Writer(tmp_path / "store", SETTINGS, "#source")) == 0
+
+    @pytest.mark.parametrize("name", ["samples.npy", "logmel.npy", "features.npy", "clips.csv"])
+    def test_truncated_files_are_started_again(self, tmp_path, source, name, capsys):
+        self.interrupt(tmp_path / "store", source, 5)
+        path = tmp_path / "store" / name
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+        assert len(clipstore.Writer(tmp_path / "store", SETTINGS, "#source")) in (0, 1)
+        if name.endswith(".npy"):
+            assert f"{name} is shorter than its table says" in capsys.readouterr().out
 
 
 def test_an_empty_split_makes_an_empty_store(tmp_path):
-    clipstore.write(tmp_path / "store", [], [], SETTINGS)
-    assert len(clipstore.ClipStore(tmp_path / "store")) == 0
+    store = make_store(tmp_path / "store", tmp_path, [])
+    assert len(store) == 0
+    assert store.features.shape == (0, 128, 12)
 
 
 def test_half_an_hour_goes_in_and_can_be_cut_anywhere(tmp_path):
@@ -109,8 +156,8 @@ def test_half_an_hour_goes_in_and_can_be_cut_anywhere(tmp_path):
     rng = np.random.default_rng(0)
     waveform = rng.integers(-9000, 9000, 30 * 60 * 4000).astype(np.int16)
     sf.write(tmp_path / "long.wav", waveform, 4000, subtype="PCM_16")
-    clips = [clipstore.prepare(ClipFile(tmp_path, "long.wav"), settings)]
-    clipstore.write(tmp_path / "store", ["long"], clips, settings)
+    with clipstore.Writer(tmp_path / "store", settings, "#source") as writer:
+        writer.append("long", clipstore.prepare(ClipFile(tmp_path, "long.wav"), settings))
     store = clipstore.ClipStore(tmp_path / "store")
     assert store.n_samples[0] == len(waveform)
     assert store.n_frames[0] == len(waveform) // 500

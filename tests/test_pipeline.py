@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import command_line
 import metrics
 
-STAGES = ("preprocess", "pretrain", "train", "predict", "ensemble")
+STAGES = command_line.STAGES
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_every_curated_clip_is_scored_by_a_network_that_did_not_train_on_it(fini
     for experiment in ("v1mix", "max3exam"):
         for fold in (0, 1):
             oof = pd.read_csv(
-                root / "out" / "models" / experiment / f"fold{fold}.oof.csv", index_col="fname"
+                root / "out" / "models" / experiment / f"fold{fold}.scores.csv", index_col="fname"
             )
             assert list(oof.index) == list(folds.index[folds == fold])
         gathered = root / "out" / "predictions" / experiment / "oof.csv"
@@ -113,35 +114,43 @@ def test_each_stage_says_what_it_needs(finished, run_stage, tmp_path):
     for stage in STAGES[1:]:
         with pytest.raises(SystemExit, match="error: run preprocess first: .*"):
             run_stage(stage, *elsewhere)
-    weights = root / "out" / "models" / "max3exam" / "fold1.weights.h5"
-    hidden = weights.rename(weights.with_suffix(".hidden"))
+    record = root / "out" / "models" / "max3exam" / "fold1.json"
+    hidden = record.rename(record.with_suffix(".hidden"))
     try:
         with pytest.raises(
             SystemExit, match="error: run train first: no weights for max3exam fold 1 in .*max3exam"
         ):
             run_stage("predict", *arguments)
     finally:
-        hidden.rename(weights)
+        hidden.rename(record)
     with pytest.raises(SystemExit, match="run pretrain first: no weights for se pretrained in"):
         run_stage("train", *arguments, "--experiments", "se")
-    with pytest.raises(SystemExit, match=r"run predict first: .*oof.csv is not there"):
-        run_stage("ensemble", *arguments, "--experiments", "se")
+    record = root / "out" / "predictions" / "v1mix" / "predictions.json"
+    hidden = record.rename(record.with_suffix(".hidden"))
+    try:
+        with pytest.raises(SystemExit, match="run predict first: no predictions of v1mix in"):
+            run_stage("ensemble", *arguments)
+    finally:
+        hidden.rename(record)
 
 
 def test_a_second_preprocessing_does_not_decode_again(finished, run_stage, capsys):
     root, _, arguments, _ = finished
     before = (root / "out" / "clips" / "curated" / "samples.npy").stat().st_mtime_ns
     run_stage("preprocess", *arguments)
-    assert "20 clips are in" in capsys.readouterr().out
+    assert "curated clips: done already" in capsys.readouterr().out
     assert (root / "out" / "clips" / "curated" / "samples.npy").stat().st_mtime_ns == before
 
 
 def test_other_clips_or_settings_are_not_taken_for_the_stored_ones(finished, run_stage, make_clips):
     root, _, arguments, _ = finished
     other = make_clips(sizes={"curated": 8, "noisy": 4, "test": 4}).write(root / "other")
-    with pytest.raises(SystemExit, match="run preprocess again: .* was made from other clips"):
+    with pytest.raises(
+        SystemExit,
+        match=r"run preprocess again: .* clips: made from something else \(clips changed",
+    ):
         run_stage("train", "--input", other, *arguments[2:])
-    with pytest.raises(SystemExit, match="run preprocess again"):
+    with pytest.raises(SystemExit, match=r"run preprocess again: .*settings.n_hop 1000 -> 500"):
         run_stage("train", *arguments[:4], "--profile", "published")
 
 
@@ -153,7 +162,10 @@ def test_one_experiment_and_one_fold_go_through_prediction_and_stacking(
         run_stage(stage, *arguments, "--experiments", "max3exam", "--folds", "1")
     assert "mean of 1 folds" in capsys.readouterr().out
     # Back to all folds; the tables of one fold are not mixed with those of two.
-    with pytest.raises(SystemExit, match="run predict again, for all experiments"):
+    with pytest.raises(
+        SystemExit,
+        match=r"run predict again: predictions of v1mix|run predict again: predictions of max3exam",
+    ):
         run_stage("ensemble", *arguments)
     run_stage("predict", *arguments)
     run_stage("ensemble", *arguments)
@@ -192,9 +204,8 @@ class TestUnreadableTrainingClips:
     def test_are_left_out_loudly(self, arguments, run_stage, capsys, tmp_path):
         run_stage("preprocess", *arguments, "--skip-unreadable")
         assert "left out 1 of 12 curated clips: curated04.wav" in capsys.readouterr().err
-        import command_line
-
-        run = command_line.parse("", [*map(str, arguments), "--skip-unreadable"])
+        options = [*map(str, arguments), "--skip-unreadable"]
+        run = command_line.prepare(command_line._parser("").parse_args(options))
         assert list(run.examples("curated").clips) == [0, 1, 2, 3, *range(5, 12)]
         assert list(run.examples("noisy").clips) == [0, 2, 3, 4, 5]
 

@@ -49,7 +49,9 @@ def examples(tmp_path_factory):
             )
         )
     folder = tmp_path_factory.mktemp("store")
-    clipstore.write(folder, [str(i) for i in range(24)], clips, clipstore.settings_of(CONFIG))
+    with clipstore.Writer(folder, clipstore.settings_of(CONFIG), "#source") as writer:
+        for i, clip in enumerate(clips):
+            writer.append(str(i), clip)
     return Examples(clipstore.ClipStore(folder), np.arange(24), labels)
 
 
@@ -58,11 +60,10 @@ def trainer():
     return training.Trainer(CONFIG, n_classes=2)
 
 
-def fit(trainer, examples, schedule):
-    trainer.reset()
+def fit(trainer, examples, schedule, **options):
     first = dataclasses.replace(examples, clips=examples.clips[:16])
     second = dataclasses.replace(examples, clips=examples.clips[16:])
-    return trainer.fit("fold0", first, second, schedule)
+    return trainer.fit(training.Job("fold0", first, second, schedule), **options)
 
 
 def test_learns_and_keeps_the_best_epoch(trainer, examples, capsys):
@@ -112,3 +113,91 @@ def test_a_loss_that_is_not_finite_ends_training_with_the_remedy(trainer, exampl
     monkeypatch.setattr(trainer.model, "train_on_batch", lambda *_: float("nan"))
     with pytest.raises(PipelineError, match="the loss became nan in epoch 1. Lower learning_rate"):
         fit(trainer, examples, Schedule(1, milestones=(1,), mixup_prob=0))
+
+
+class TestCheckpoints:
+    schedule = Schedule(5, milestones=(2,), mixup_prob=0.5, keep_from=1, stop_from=3, patience=1)
+
+    def interrupted(self, trainer, examples, path, after):
+        """Train, and fall over after some epochs."""
+        epochs = []
+        original = trainer._epoch
+
+        def epoch(job, number):
+            if len(epochs) == after:
+                raise KeyboardInterrupt
+            epochs.append(number)
+            return original(job, number)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trainer, "_epoch", epoch)
+            with pytest.raises(KeyboardInterrupt):
+                fit(trainer, examples, self.schedule, checkpoint=path, source="#a")
+
+    @pytest.mark.parametrize("after", [1, 3])
+    def test_going_on_gives_what_an_uninterrupted_training_gives(
+        self, trainer, examples, tmp_path, after, capsys
+    ):
+        kept, history = fit(trainer, examples, self.schedule)
+        self.interrupted(trainer, examples, tmp_path / "a.checkpoint", after)
+        fit(trainer, examples, Schedule(1, milestones=(1,), mixup_prob=0))  # another in between
+        capsys.readouterr()
+        resumed, resumed_history = fit(
+            trainer, examples, self.schedule, checkpoint=tmp_path / "a.checkpoint", source="#a"
+        )
+        assert f"going on after epoch {after}" in capsys.readouterr().out
+        columns = ["epoch", "loss", "lrap", "lwlrap", "learning_rate"]
+        np.testing.assert_allclose(resumed_history[columns], history[columns], rtol=1e-5)
+        assert resumed.epoch == kept.epoch
+        np.testing.assert_allclose(resumed.scores, kept.scores, atol=1e-5)
+        for one, other in zip(resumed.weights, kept.weights, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+
+    def test_another_source_is_not_continued(self, trainer, examples, tmp_path, capsys):
+        self.interrupted(trainer, examples, tmp_path / "a.checkpoint", 2)
+        capsys.readouterr()
+        one = Schedule(1, milestones=(1,), mixup_prob=0)
+        _, history = fit(trainer, examples, one, checkpoint=tmp_path / "a.checkpoint", source="#b")
+        assert "going on" not in capsys.readouterr().out
+        assert len(history) == 1
+
+    @pytest.mark.parametrize("damage", ["truncated", "flipped"])
+    def test_a_damaged_checkpoint_is_named_and_not_used(
+        self, trainer, examples, tmp_path, capsys, damage
+    ):
+        path = tmp_path / "a.checkpoint"
+        self.interrupted(trainer, examples, path, 2)
+        content = bytearray(path.read_bytes())
+        if damage == "truncated":
+            content = content[: len(content) // 2]
+        else:
+            content[len(content) // 2] ^= 0x10
+        path.write_bytes(content)
+        one = Schedule(1, milestones=(1,), mixup_prob=0)
+        _, history = fit(trainer, examples, one, checkpoint=path, source="#a")
+        assert f"{path} is damaged and not used" in capsys.readouterr().out
+        assert len(history) == 1
+
+
+class TestInterruptedPrediction:
+    def test_goes_on_after_the_last_saved_batch(
+        self, trainer, examples, tmp_path, monkeypatch, capsys
+    ):
+        whole = training.predict(trainer.model, examples, CONFIG, "test")
+        monkeypatch.setattr(training, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+        path, calls = tmp_path / "a.checkpoint", []
+        original = trainer.model.predict_on_batch
+
+        def failing(inputs):
+            calls.append(len(inputs["audio"]))
+            if len(calls) == 6:  # in the second batch of eight
+                raise KeyboardInterrupt
+            return original(inputs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer.model, "predict_on_batch", failing)
+            with pytest.raises(KeyboardInterrupt):
+                training.predict(trainer.model, examples, CONFIG, "test", path, "#a")
+        resumed = training.predict(trainer.model, examples, CONFIG, "test", path, "#a")
+        assert "going on after the first 8 clips" in capsys.readouterr().out
+        np.testing.assert_allclose(resumed, whole, atol=1e-6)

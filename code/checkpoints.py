@@ -1,0 +1,30 @@
+"""Work in progress, saved now and then, so that the same command goes on where it was."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from outputs import written_whole
+
+
+def save(path: Path, source: str, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays, and the fingerprint of what they come from; replaces the former checkpoint."""
+    with written_whole(path) as part, part.open("wb") as file:
+        np.savez(file, source=source, **arrays)
+
+
+def load(path: Path, source: str) -> dict[str, np.ndarray] | None:
+    """The arrays, or None if there are none, or they come from something else.
+
+    A damaged checkpoint (each array carries a checksum) is named, and not used.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        print(f"warning: {path} is damaged and not used ({error})")
+        return None
+    return arrays if arrays.pop("source", "") == source else None

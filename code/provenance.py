@@ -1,0 +1,125 @@
+"""What a result came from: done work is recognised, and only when it is the same work.
+
+Beside the files of a result lies a record, written last: what they came from (settings, data,
+weights, revision of the code), and the size and checksum of each file. A result without a record is
+not finished; one whose record differs from what would be made now is made again; one whose files
+differ from the record is damaged.
+"""
+
+import hashlib
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from errors import MissingResult
+from outputs import write_json
+
+# Raise a number when a change of the code changes that stage's results.
+REVISIONS = {"preprocess": 1, "pretrain": 1, "train": 1, "predict": 1, "ensemble": 1}
+MARK = "#"  # begins every fingerprint
+
+
+def fingerprint(*values) -> str:
+    """A short name of anything that JSON or bytes can express; equal values have the same."""
+    digest = hashlib.blake2b(digest_size=8)
+    for value in values:
+        if not isinstance(value, bytes):
+            value = json.dumps(value, sort_keys=True).encode()
+        digest.update(len(value).to_bytes(8, "little") + value)
+    return MARK + digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Result:
+    """Files that one step makes together.
+
+    name : as messages call it; made_by : the stage; record : path of the record; files : by what
+    they hold, in the same folder
+    """
+
+    name: str
+    made_by: str
+    record: Path
+    files: dict[str, Path]
+
+    def seal(self, source: dict) -> None:
+        """Write the record: the result is whole from now on."""
+        files = {path.name: _size_and_checksum(path) for path in self.files.values()}
+        write_json(self.record, {"from": self._complete(source), "files": files})
+
+    def unseal(self) -> None:
+        """Remove the record, before the files are written anew."""
+        self.record.unlink(missing_ok=True)
+
+    def fault(self, source: dict) -> str | None:
+        """None if the result is there, whole, and made from this source; else what is wrong."""
+        record = self._read()
+        if record is None:
+            return "not there"
+        changes = differences(record["from"], json.loads(json.dumps(self._complete(source))))
+        if changes:
+            return f"made from something else ({', '.join(changes)})"
+        for path in self.files.values():
+            if not path.is_file():
+                return f"{path} is missing"
+            if _size_and_checksum(path) != record["files"].get(path.name):
+                return f"{path} is damaged: not the file that was written"
+        return None
+
+    def is_there(self) -> bool:
+        """Was the result finished once, from whatever source?"""
+        return self._read() is not None
+
+    def require(self, source: dict) -> None:
+        """Raise MissingResult, with the remedy, unless the result is as it should be."""
+        self.content()
+        fault = self.fault(source)
+        if fault is not None:
+            raise MissingResult(f"run {self.made_by} again: {self.name}: {fault}")
+
+    def content(self) -> str:
+        """Fingerprint of the files, for what is made from them.
+
+        Raises
+        ------
+        MissingResult
+            If the result is not there.
+        """
+        record = self._read()
+        if record is None:
+            raise MissingResult(f"run {self.made_by} first: no {self.name} in {self.record.parent}")
+        return fingerprint(record["files"])
+
+    def _complete(self, source: dict) -> dict:
+        return {**source, "revision": REVISIONS[self.made_by]}
+
+    def _read(self) -> dict | None:
+        try:
+            record = json.loads(self.record.read_text())
+            return record if {"from", "files"} <= set(record) else None
+        except (OSError, ValueError, TypeError):
+            return None
+
+
+def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """What changed between two sources, in words: "settings.seed 7 -> 8", "labels changed"."""
+    changes = []
+    for key in sorted(set(old) | set(new)):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            changes += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            opaque = any(str(value).startswith(MARK) for value in (before, after))
+            changes.append(
+                f"{prefix}{key} changed" if opaque else f"{prefix}{key} {before} -> {after}"
+            )
+    return changes
+
+
+def _size_and_checksum(path: Path) -> list:
+    checksum, size = 0, 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            checksum, size = zlib.crc32(block, checksum), size + len(block)
+    return [size, f"{checksum:08x}"]

@@ -1,0 +1,220 @@
+"""What a stage was asked to do, the results there are, and what each of them comes from."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+import config
+import dataset
+from batches import Examples
+from clipstore import STORE_FILES, ClipStore, settings_of
+from errors import InputError
+from outputs import OutputFolder
+from provenance import Result, fingerprint
+
+SHOWN = 5  # unreadable clips that a message spells out
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a stage was asked to do.
+
+    dataset : the user's clips and labels; outputs : where results go; profile : its name;
+    configs : one per experiment; folds : the folds to work on, all by default;
+    skip_unreadable : leave out training clips that cannot be read; force : make results again that
+    are there
+    """
+
+    dataset: dataset.Dataset
+    outputs: OutputFolder
+    profile: str
+    configs: list[config.Config]
+    folds: list[int]
+    skip_unreadable: bool = False
+    force: bool = False
+
+    def is_pending(self, result: Result, source: dict) -> bool:
+        """Has this result to be made? Says so where it is done already, or was made differently."""
+        fault = result.fault(source)
+        if fault is None and not self.force:
+            print(f"{result.name}: done already")
+            return False
+        if result.is_there():
+            print(f"{result.name}: made again, {fault or 'as --force says'}")
+        return True
+
+    # --- clips and folds --------------------------------------------------------------------------
+
+    def store(self, split: str) -> Result:
+        folder = self.outputs.clips(split)
+        files = {name: folder / name for name in STORE_FILES}
+        return Result(f"{split} clips", "preprocess", folder / "store.json", files)
+
+    def store_source(self, split: str) -> dict:
+        clips = self.dataset[split]
+        stamps = [
+            (fname, *file.stamp()) for fname, file in zip(clips.fnames, clips.files, strict=True)
+        ]
+        return {"settings": settings_of(self.configs[0]), "clips": fingerprint(stamps)}
+
+    def examples(self, split: str) -> Examples:
+        """All readable clips of a split, from the store that preprocess.py wrote.
+
+        Raises
+        ------
+        MissingResult
+            If the store is not there, is damaged, or was made from other clips or settings.
+        InputError
+            If training clips could not be read, and were not to be skipped.
+        """
+        self.store(split).require(self.store_source(split))
+        store = ClipStore(self.outputs.clips(split))
+        readable = np.array([not fault for fault in store.faults], bool)
+        if split == "test":  # a submission has all rows: such a clip counts as silence
+            readable[:] = True
+        elif not readable.all() and not self.skip_unreadable:
+            raise InputError(unreadable(store, split))
+        return Examples(store, np.flatnonzero(readable), self.dataset[split].labels)
+
+    def fold_table(self) -> Result:
+        path = self.outputs.folds
+        return Result("fold table", "preprocess", path.with_suffix(".json"), {"table": path})
+
+    def fold_table_source(self) -> dict:
+        curated, settings = self.dataset["curated"], self.configs[0]
+        return {
+            "labels": fingerprint(curated.fnames, curated.labels.tobytes()),
+            "n_folds": settings.n_folds,
+            "fold_seed": settings.fold_seed,
+        }
+
+    def folds_of_clips(self) -> np.ndarray:
+        """The fold of each curated clip, from the one fold table: int (clips,)."""
+        self.fold_table().require(self.fold_table_source())
+        return pd.read_csv(self.outputs.folds)["fold"].to_numpy()
+
+    # --- trained networks -------------------------------------------------------------------------
+
+    def pretrainings(self) -> list[config.Config]:
+        """The experiments whose pretraining the chosen ones start from, each once."""
+        names = dict.fromkeys(chosen.pretrained_by for chosen in self.configs)
+        return config.experiments(self.profile, list(names))
+
+    def pretrained(self, chosen: config.Config) -> Result:
+        return self._training(chosen, "pretrained", "pretrain")
+
+    def pretrained_source(self, chosen: config.Config) -> dict:
+        return {
+            **self._training_source(chosen, chosen.pretraining),
+            "noisy clips": self.store("noisy").content(),
+            "noisy labels": fingerprint(self.dataset["noisy"].labels.tobytes()),
+        }
+
+    def starting_point(self, chosen: config.Config) -> Result | None:
+        """The pretraining of an experiment; None where there is no noisy set to pretrain on.
+
+        Raises
+        ------
+        MissingResult
+            If there should be one.
+        """
+        if not len(self.dataset["noisy"]):
+            return None
+        (source,) = config.experiments(self.profile, [chosen.pretrained_by])
+        result = self.pretrained(source)
+        result.require(self.pretrained_source(source))
+        return result
+
+    def fold(self, chosen: config.Config, fold: int) -> Result:
+        return self._training(chosen, f"fold{fold}", "train")
+
+    def fold_source(self, chosen: config.Config, fold: int) -> dict:
+        start = None
+        if len(self.dataset["noisy"]):
+            (source,) = config.experiments(self.profile, [chosen.pretrained_by])
+            start = self.pretrained(source).content()
+        return {
+            **self._training_source(chosen, chosen.training),
+            "fold table": self.fold_table().content(),
+            "fold": fold,
+            "pretrained weights": start,
+        }
+
+    def _training(self, chosen: config.Config, part: str, made_by: str) -> Result:
+        kinds = {"weights": "weights.h5", "history": "history.csv", "scores": "scores.csv"}
+        files = {what: self.outputs.model(chosen.name, part, kind) for what, kind in kinds.items()}
+        name = f"weights for {chosen.name} {part.replace('fold', 'fold ')}"
+        return Result(name, made_by, self.outputs.model(chosen.name, part, "json"), files)
+
+    def _training_source(self, chosen: config.Config, schedule: config.Schedule) -> dict:
+        settings = {
+            key: value
+            for key, value in dataclasses.asdict(chosen).items()
+            if key in config.TRAINING_SETTINGS
+        }
+        return {
+            "settings": {**settings, "schedule": dataclasses.asdict(schedule)},
+            "classes": fingerprint(self.dataset.classes),
+            "curated clips": self.store("curated").content(),
+            "curated labels": fingerprint(self.dataset["curated"].labels.tobytes()),
+        }
+
+    # --- predictions ------------------------------------------------------------------------------
+
+    def fold_test_scores(self, chosen: config.Config, fold: int) -> Result:
+        path = self.outputs.model(chosen.name, f"fold{fold}", "test.csv")
+        name = f"test scores of {chosen.name} fold {fold}"
+        return Result(name, "predict", path.with_suffix(".json"), {"scores": path})
+
+    def fold_test_scores_source(self, chosen: config.Config, fold: int) -> dict:
+        return {
+            "weights": self.fold(chosen, fold).content(),
+            "test clips": self.store("test").content(),
+        }
+
+    def predictions(self, chosen: config.Config) -> Result:
+        parts = ("oof", "test") if len(self.dataset["test"]) else ("oof",)
+        files = {part: self.outputs.predictions(chosen.name, part) for part in parts}
+        record = files["oof"].with_name("predictions.json")
+        return Result(f"predictions of {chosen.name}", "predict", record, files)
+
+    def predictions_source(self, chosen: config.Config) -> dict:
+        source = {f"fold {fold}": self.fold(chosen, fold).content() for fold in self.folds}
+        if len(self.dataset["test"]):
+            source["test clips"] = self.store("test").content()
+        return source
+
+    def ensemble(self) -> Result:
+        names = ["oof", "scores", "per_class"] + ["submission"] * bool(len(self.dataset["test"]))
+        files = {name: self.outputs.table(name) for name in names}
+        record = self.outputs.table("ensemble").with_suffix(".json")
+        return Result("ensemble", "ensemble", record, files)
+
+    def ensemble_source(self) -> dict:
+        truth = [
+            (split.labels.tobytes(), "".join(split.usage) if split.usage is not None else "")
+            for split in (self.dataset["curated"], self.dataset["test"])
+            if split.labels is not None
+        ]
+        return {
+            "predictions": {
+                chosen.name: self.predictions(chosen).content() for chosen in self.configs
+            },
+            "weights": {chosen.name: chosen.stack_weight for chosen in self.configs},
+            "settings": {key: getattr(self.configs[0], key) for key in config.STACKING_SETTINGS},
+            "labels": fingerprint(*[part for labels, usage in truth for part in (labels, usage)]),
+        }
+
+
+def unreadable(store: ClipStore, split: str) -> str:
+    """What to tell the user of a store with clips that could not be read."""
+    faults = [
+        f"{fname} {fault}" for fname, fault in zip(store.fnames, store.faults, strict=True) if fault
+    ]
+    more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+    return (
+        f"{len(faults)} of {len(store)} {split} clips: {'; '.join(faults[:SHOWN])}{more}. "
+        "Mend them or take them out of the table, or leave them out with --skip-unreadable"
+    )
