@@ -13,13 +13,15 @@ TRIM_FRAME = 2048
 TRIM_HOP = 512
 BLOCK_SAMPLES = 1 << 20
 INT16_SCALE = 1 / 32768
+LARGEST = 1e4  # of float files; full scale is 1
 
 
 def read_clip(file: str | BinaryIO, sample_rate: int) -> np.ndarray:
     """Decode any format, rate and channel count that soundfile reads.
 
-    Channels are averaged, other rates resampled (soxr, high quality), samples that are not finite
-    become 0. The file is decoded in blocks, so that memory is the mono clip's and no more.
+    Channels are averaged, other rates resampled (soxr, high quality). Samples that are not finite
+    become 0, others are limited to ±10,000. The file is decoded in blocks, so that memory is the
+    mono clip's and no more.
 
     Parameters
     ----------
@@ -39,7 +41,7 @@ def read_clip(file: str | BinaryIO, sample_rate: int) -> np.ndarray:
     try:
         with sf.SoundFile(file) as sound:
             blocks = [
-                block.mean(axis=1)
+                _sane(block.mean(axis=1))
                 for block in sound.blocks(BLOCK_SAMPLES, dtype="float32", always_2d=True)
             ]
             rate = sound.samplerate
@@ -48,10 +50,15 @@ def read_clip(file: str | BinaryIO, sample_rate: int) -> np.ndarray:
     waveform = np.concatenate(blocks) if blocks else np.empty(0, np.float32)
     if not len(waveform):
         raise UnreadableClip("holds no samples")
-    np.nan_to_num(waveform, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     if rate != sample_rate:
         waveform = librosa.resample(waveform, orig_sr=rate, target_sr=sample_rate)
     return waveform
+
+
+def _sane(block: np.ndarray) -> np.ndarray:
+    """In place: what is not finite becomes 0, and nothing exceeds what squares can hold."""
+    block[~np.isfinite(block)] = 0
+    return np.clip(block, -LARGEST, LARGEST, out=block)
 
 
 def _first_line(error: Exception) -> str:

@@ -63,7 +63,7 @@ def prepare(clip: ClipFile, settings: dict) -> PreparedClip:
     try:
         with clip.open() as file:
             waveform = audio.read_clip(file, settings["sample_rate"])
-    except (UnreadableClip, OSError) as error:
+    except UnreadableClip as error:
         nothing = np.empty(0, np.int16), np.empty((0, settings["n_mels"]), np.float16)
         features = np.zeros((NUM_STEPS, N_FEATURES), np.float32)
         return PreparedClip(nothing[0], audio.INT16_SCALE, nothing[1], features, str(error))

@@ -24,7 +24,10 @@ from outputs import OutputFolder
 from run import Run
 
 PROJECT = Path(__file__).resolve().parent.parent
-MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+MENDABLE = (  # what the system says about disks and folders
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),
+    *(errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR),
+)
 STAGES = ("preprocess", "pretrain", "train", "predict", "ensemble")
 
 

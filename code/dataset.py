@@ -10,6 +10,7 @@ import difflib
 import functools
 import io
 import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ import pandas as pd
 from iterstrat.ml_stratifiers import IterativeStratification
 from sklearn.utils import check_random_state
 
-from errors import InputError
+from errors import InputError, UnreadableClip
 
 SPLITS = ("curated", "noisy", "test")
 TABLES = {
@@ -52,10 +53,22 @@ class ClipFile:
     name: str
 
     def open(self) -> BinaryIO:
-        """A seekable binary file; archives are read without unpacking them."""
-        if self.container.suffix != ".zip":
-            return (self.container / self.name).open("rb")
-        return io.BytesIO(_archive(self.container).read(self.name))
+        """A seekable binary file; archives are read without unpacking them.
+
+        Raises
+        ------
+        UnreadableClip
+            If the system, or a damaged or encrypted archive, refuses it.
+        """
+        try:
+            if self.container.suffix != ".zip":
+                return (self.container / self.name).open("rb")
+            return io.BytesIO(_archive(self.container).read(self.name))
+        except OSError as error:
+            raise UnreadableClip(f"cannot be opened ({error.strerror})") from error
+        # What a damaged, encrypted or strangely compressed member raises.
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+            raise UnreadableClip(f"cannot be unpacked ({error})") from error
 
     def stamp(self) -> tuple[int, int]:
         """Size and time of the last change (in an archive: checksum); another clip has others."""

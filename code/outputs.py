@@ -38,6 +38,11 @@ class OutputFolder:
         """`part` is "oof" or "test"."""
         return self.root / "predictions" / experiment / f"{part}.csv"
 
+    def size(self) -> int:
+        """Bytes of clips, models and predictions that are there."""
+        folders = (self.root / name for name in ("clips", "models", "predictions"))
+        return sum(path.stat().st_size for folder in folders for path in folder.rglob("*"))
+
     @property
     def lock(self) -> Path:
         return self.root / ".lock"

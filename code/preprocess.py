@@ -1,6 +1,7 @@
 """Stage 1: decode every clip once, trim it, and store samples, log-mels and global features."""
 
 import sys
+import warnings
 
 import joblib
 import pandas as pd
@@ -8,6 +9,7 @@ from tqdm import tqdm
 
 import clipstore
 import command_line
+import space
 from dataset import SPLITS, assign_folds
 from errors import InputError
 from outputs import written_whole
@@ -43,6 +45,14 @@ def write_store(run: Run, split: str) -> None:
             writer.append(fname, clip)
     result.seal(source)
     print(f"{split} clips: wrote {len(clips)} to {run.outputs.clips(split)}")
+
+
+def require_space(run: Run) -> None:
+    """Stop before the work where the disk is too small for it; what is there already is counted."""
+    config = run.configs[0]
+    needed = space.training_bytes(run.configs, run.pretrainings(), len(run.folds)) + space.RESERVE
+    needed += sum(space.store_bytes(run.dataset[split].files, config) for split in SPLITS)
+    space.require(run.outputs.root, needed - run.outputs.size())
 
 
 def write_folds(run: Run) -> None:
@@ -83,6 +93,9 @@ def report_unreadable(run: Run) -> None:
 
 @command_line.stage
 def main(run: Run) -> None:
+    # joblib's remark on unused results follows every interruption.
+    warnings.filterwarnings("ignore", module="joblib")
+    require_space(run)
     write_folds(run)
     for split in SPLITS:
         write_store(run, split)

@@ -1,0 +1,64 @@
+"""How much disk space a run will take, estimated before it starts."""
+
+import itertools
+import shutil
+from pathlib import Path
+
+import soundfile as sf
+
+from clipstore import NUM_STEPS
+from config import Config
+from dataset import ClipFile
+from errors import PipelineError, UnreadableClip
+from features import N_FEATURES
+
+SAMPLED_CLIPS = 32
+RESERVE = 50_000_000  # tables, histories and what else is small
+
+
+def require(folder: Path, n_bytes: float) -> None:
+    """Raise PipelineError if the disk of a folder has less space left than that."""
+    free = shutil.disk_usage(folder).free
+    if free < n_bytes:
+        raise PipelineError(
+            f"{folder} has {free / 1e9:.2f} GB of disk space left and this run will take about "
+            f"{n_bytes / 1e9:.2f} GB: free some, or name another --output"
+        )
+
+
+def store_bytes(files: list[ClipFile], config: Config) -> float:
+    """Size of the clip store of these files, from the lengths of some of them, before trimming."""
+    if not files:
+        return 0.0
+    sampled = files[:: max(1, len(files) // SAMPLED_CLIPS)]
+    seconds = sum(_seconds(file) for file in sampled) / len(sampled)
+    # int16 samples, and float16 log-mels: one frame per hop.
+    per_second = config.sample_rate * 2 * (1 + config.n_mels / config.n_hop)
+    return len(files) * (seconds * per_second + 4 * NUM_STEPS * N_FEATURES)
+
+
+def _seconds(file: ClipFile) -> float:
+    try:
+        with file.open() as stream:
+            return sf.info(stream).duration
+    except (UnreadableClip, sf.SoundFileError, RuntimeError):
+        return 0.0
+
+
+def weights_bytes(config: Config) -> float:
+    """Size of the weights of one network, to some ten percent: its convolutions and its GRUs."""
+    filters = [config.stem_filters * (1.5 if config.stem == "msc" else 1)]
+    filters += config.scaled_block_filters
+    convolutions = sum(
+        9 * (before + after) * after + config.cat * 2 * after**2 + config.squeeze_excite * after**2
+        for before, after in itertools.pairwise(filters)
+    )
+    recurrent = 2 * 3 * config.gru_units * (N_FEATURES + 3 * config.gru_units)
+    return 4.0 * (convolutions + recurrent)
+
+
+def training_bytes(configs: list[Config], pretrainings: list[Config], n_folds: int) -> float:
+    """Weights of every fold and pretraining, and the largest checkpoint, beside its replacement."""
+    weights = n_folds * sum(map(weights_bytes, configs)) + sum(map(weights_bytes, pretrainings))
+    # A checkpoint holds weights, two moments of the optimiser, and the best weights.
+    return weights + 2 * 4 * max(map(weights_bytes, configs))

@@ -1,0 +1,112 @@
+"""Disk space: estimated before the work, and a full disk leaves a state to go on from."""
+
+import errno
+import os
+import subprocess
+
+import pandas as pd
+import pytest
+
+import clipstore
+import command_line
+import config
+import models
+import outputs
+import space
+from errors import PipelineError
+
+
+@pytest.mark.parametrize("name", config.EXPERIMENTS)
+def test_size_of_weights_is_estimated_well(name):
+    chosen = config.EXPERIMENTS[name]
+    actual = 4 * models.build_tagger(chosen, 80).count_params()
+    assert space.weights_bytes(chosen) == pytest.approx(actual, rel=0.1)
+
+
+def test_size_of_a_store_is_estimated_well(clips, tmp_path):
+    clips.write_clips(tmp_path, "curated")
+    chosen = config.EXPERIMENTS["v1mix"]
+    files = [
+        command_line.dataset.ClipFile(tmp_path, name) for name in clips.tables["curated"].fname
+    ]
+    settings = clipstore.settings_of(chosen)
+    with clipstore.Writer(tmp_path / "store", settings, "#") as writer:
+        for file in files:
+            writer.append(file.name, clipstore.prepare(file, settings))
+    actual = sum(path.stat().st_size for path in (tmp_path / "store").iterdir())
+    assert space.store_bytes(files, chosen) == pytest.approx(actual, rel=0.1)
+    assert space.store_bytes([], chosen) == 0
+
+
+def test_too_little_space_is_said_before_the_work(tmp_path):
+    space.require(tmp_path, 1)
+    with pytest.raises(PipelineError, match=r"has [\d.]+ GB .* left and this run will take about"):
+        space.require(tmp_path, 1e18)
+
+
+@pytest.fixture
+def arguments(clips, tmp_path, tiny_profile):
+    clips.write(tmp_path / "in")
+    return ["--input", tmp_path / "in", "--profile", tiny_profile, "--output"]
+
+
+def test_preprocessing_asks_for_space_first(arguments, tmp_path, run_stage, monkeypatch):
+    monkeypatch.setattr(space, "RESERVE", 1e18)
+    with pytest.raises(SystemExit, match="error: .* of disk space left"):
+        run_stage("preprocess", *arguments, tmp_path / "out")
+    assert not (tmp_path / "out" / "clips").exists()
+
+
+@pytest.mark.parametrize("victim", ["folds.csv", "clips.csv", "store.json"])
+def test_a_full_disk_ends_with_one_line_and_the_same_command_goes_on(
+    arguments, tmp_path, run_stage, monkeypatch, victim
+):
+    original = os.fsync
+
+    def full(descriptor):
+        if victim in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs.os, "fsync", full)
+        with pytest.raises(SystemExit, match="error: No space left on device.* goes on from here"):
+            run_stage("preprocess", *arguments, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob(".part-*"))
+    run_stage("preprocess", *arguments, tmp_path / "out")
+    run_stage("preprocess", *arguments, tmp_path / "other")
+    for name in clipstore.STORE_FILES:
+        path = f"clips/curated/{name}"
+        assert (tmp_path / "out" / path).read_bytes() == (tmp_path / "other" / path).read_bytes()
+
+
+def test_a_disk_that_really_is_full(arguments, tmp_path, run_stage, monkeypatch):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk is not allowed here")
+    try:
+        monkeypatch.setattr(space, "require", lambda *_: None)
+        with pytest.raises(SystemExit, match="error: No space left on device"):
+            run_stage("preprocess", *arguments, disk)
+        subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
+        run_stage("preprocess", *arguments, disk)
+        assert len(pd.read_csv(disk / "clips" / "curated" / "clips.csv")) == 12
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_an_output_folder_that_cannot_be_written(arguments, tmp_path, run_stage):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match="error: "):
+        run_stage("preprocess", *arguments, tmp_path / "file")
+
+
+def test_two_runs_on_one_folder(arguments, tmp_path, run_stage):
+    with (
+        command_line.locked(outputs.OutputFolder(tmp_path / "out")),
+        pytest.raises(SystemExit, match=f"out is in use by process {os.getpid()} on .*, since"),
+    ):
+        run_stage("preprocess", *arguments, tmp_path / "out")
+    run_stage("preprocess", *arguments, tmp_path / "out")
