@@ -39,7 +39,14 @@ def run_in_process(stage, arguments, log):
     training.SECONDS_BETWEEN_CHECKPOINTS = 0
     sys.stdout = sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115
     sys.argv = [stage, *arguments]
-    importlib.import_module(stage).main()
+    status = 0
+    try:
+        importlib.import_module(stage).main()
+    except SystemExit as stop:
+        status = stop.code
+        print(status)
+    # Not through multiprocessing's exit, which waits for joblib's idle workers.
+    os._exit(status if isinstance(status, int) else 1)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +73,7 @@ def test_killed_at_random_moments(context, make_clips, tmp_path):
 
     def finish(stage, output):
         process = start(stage, output)
-        process.join(300)
+        process.join(120)
         assert process.exitcode == 0, (tmp_path / "log").read_text()[-3000:]
 
     def kill(stage, output):
