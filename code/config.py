@@ -139,9 +139,9 @@ PROFILES = {
             "gru_units": 32,
             "batch_size": 16,
             "learning_rate": 2e-3,
-            "n_folds": 3,
+            "n_folds": 2,
             "pretraining": Schedule(4, milestones=(2, 3), mixup_prob=0.7, keep_from=3),
-            "training": Schedule(6, milestones=(3, 4, 5), mixup_prob=0.6),
+            "training": Schedule(7, milestones=(4, 5, 6), mixup_prob=0.6),
         },
     ),
 }

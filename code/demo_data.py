@@ -371,7 +371,9 @@ def _write_dataset(root: Path, rng: Rng, n_curated: int, n_noisy: int, n_test: i
 def _write_clips(folder: Path, labels: dict[str, tuple[str, ...]], rng: Rng) -> None:
     folder.mkdir(parents=True)
     clips = zip(labels.items(), rng.spawn(len(labels)), strict=True)
-    for (fname, row), clip_rng in tqdm(clips, f"demo {folder.name}", len(labels), unit="clip"):
+    label = f"making {folder.name}"
+    bar = tqdm(clips, label, len(labels), unit="clip", leave=False, disable=None)
+    for (fname, row), clip_rng in bar:
         samples = np.round(make_clip(row, clip_rng) * 32767).astype(np.int16)
         sf.write(folder / fname, samples, SAMPLE_RATE, subtype="PCM_16")
 
