@@ -36,7 +36,11 @@ COLUMNS = (
     *("fname", "first_sample", "n_samples", "first_frame", "n_frames"),
     *("length", "scale", "fault"),
 )
-CSV_TYPES = {"dtype": {"fname": str, "fault": str}, "keep_default_na": False}
+CSV_TYPES = {
+    "dtype": {"fname": str, "fault": str},
+    "keep_default_na": False,
+    "float_precision": "round_trip",  # the default is off by a bit in the last place
+}
 
 
 @dataclass(frozen=True)

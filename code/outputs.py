@@ -83,7 +83,8 @@ def write_scores(path: Path, fnames: list[str], classes: list[str], scores: np.n
 
 def read_scores(path: Path) -> pd.DataFrame:
     """What `write_scores` wrote, indexed by fname."""
-    return pd.read_csv(path, dtype={"fname": str}).set_index("fname")
+    table = pd.read_csv(path, dtype={"fname": str}, float_precision="round_trip")
+    return table.set_index("fname")
 
 
 def write_json(path: Path, record: dict) -> None:
