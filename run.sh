@@ -311,17 +311,25 @@ while [ "$rounds" -gt 0 ]; do
     esac
 done
 
+# Runs a stage in the caller's directory, from which relative paths are meant. A signal that reaches
+# this shell alone ends the stage too; an interrupted `wait` leaves that to the trap.
+run_stage() { # run_stage STAGE ARGUMENTS...
+    script=$here/code/$1.py
+    shift
+    "$python" "$script" "$@" &
+    child=$!
+    trap 'kill "$child" 2>/dev/null; wait "$child"; exit 130' INT TERM HUP
+    status=0
+    wait "$child" || status=$?
+    trap - INT TERM HUP
+    if [ "$status" -ne 0 ]; then exit "$status"; fi
+}
+
 set_up
-# From here on Python has the word: the caller's directory is still the current one, as relative
-# paths are meant from there, and the last program replaces this shell (exec), so that signals and
-# exit status are its own.
-case $stage in
-    '')
-        "$python" "$here/code/preprocess.py" "$@"
-        "$python" "$here/code/pretrain.py" "$@"
-        "$python" "$here/code/train.py" "$@"
-        "$python" "$here/code/predict.py" "$@"
-        exec "$python" "$here/code/ensemble.py" "$@"
-        ;;
-    *) exec "$python" "$here/code/$stage.py" "$@" ;;
-esac
+if [ -n "$stage" ]; then
+    run_stage "$stage" "$@"
+else
+    for stage in preprocess pretrain train predict ensemble; do
+        run_stage "$stage" "$@"
+    done
+fi

@@ -12,6 +12,7 @@ TRIM_DB = 60.0  # librosa.effects.trim's defaults
 TRIM_FRAME = 2048
 TRIM_HOP = 512
 BLOCK_SAMPLES = 1 << 20
+LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000  # Hz; others are lies, and costly to resample
 INT16_SCALE = 1 / 32768
 LARGEST = 1e4  # of float files; full scale is 1
 
@@ -40,6 +41,8 @@ def read_clip(file: str | BinaryIO, sample_rate: int) -> np.ndarray:
     """
     try:
         with sf.SoundFile(file) as sound:
+            if not LOWEST_RATE <= sound.samplerate <= HIGHEST_RATE:
+                raise ValueError(f"its rate is said to be {sound.samplerate} Hz")
             blocks = [
                 _sane(block.mean(axis=1))
                 for block in sound.blocks(BLOCK_SAMPLES, dtype="float32", always_2d=True)

@@ -11,7 +11,7 @@ from outputs import written_whole
 def save(path: Path, source: str, arrays: dict[str, np.ndarray]) -> None:
     """Write arrays, and the fingerprint of what they come from; replaces the former checkpoint."""
     with written_whole(path) as part, part.open("wb") as file:
-        np.savez(file, source=source, **arrays)
+        np.savez(file, source=source, names=sorted(arrays), **arrays)
 
 
 def load(path: Path, source: str) -> dict[str, np.ndarray] | None:
@@ -24,7 +24,11 @@ def load(path: Path, source: str) -> dict[str, np.ndarray] | None:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        # Each array has a checksum, their list has none.
+        if set(arrays.pop("names").tolist()) != set(arrays) - {"source"}:
+            raise ValueError("arrays are missing")
+        same = arrays.pop("source") == source
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         print(f"warning: {path} is damaged and not used ({error})")
         return None
-    return arrays if arrays.pop("source", "") == source else None
+    return arrays if same else None

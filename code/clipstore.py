@@ -159,13 +159,16 @@ class Writer:
         except (OSError, ValueError, KeyError, TypeError):
             return []  # nothing begun, or nothing that can be trusted
 
+    def forget(self) -> None:
+        """To be called once the store is sealed: there is nothing more to go on with."""
+        (self._folder / PROGRESS).unlink(missing_ok=True)
+
     def __enter__(self):
         return self
 
     def __exit__(self, error_type, *_):
         if error_type is None:
             self._commit()
-            (self._folder / PROGRESS).unlink()
         for array in self._arrays:
             array.close()
 

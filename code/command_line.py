@@ -55,7 +55,9 @@ def prepare(args: argparse.Namespace) -> Run:
         if name not in config.EXPERIMENTS:
             known = ", ".join(config.EXPERIMENTS)
             raise InputError(f"there is no experiment {name!r}; there are {known}")
-    configs = config.experiments(profile, args.experiments)
+    # In the table's order, however they were named: the same experiments are the same ensemble.
+    chosen = args.experiments or config.PROFILES[profile].experiments
+    configs = config.experiments(profile, [name for name in config.EXPERIMENTS if name in chosen])
     n_folds = configs[0].n_folds
     for fold in args.folds or ():
         if not 0 <= fold < n_folds:
@@ -64,6 +66,18 @@ def prepare(args: argparse.Namespace) -> Run:
     return Run(
         dataset.load(root), outputs, profile, configs, folds, args.skip_unreadable, args.force
     )
+
+
+def names(text: str) -> list[str]:
+    """ "a,b" -> ["a", "b"]; argparse calls a faulty value by the name of this function."""
+    found = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not found:
+        raise ValueError("an empty list")
+    return found
+
+
+def numbers(text: str) -> list[int]:
+    return [int(number) for number in names(text)]
 
 
 def _parser(description: str) -> argparse.ArgumentParser:
@@ -83,13 +97,13 @@ def _parser(description: str) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--experiments",
-        type=lambda text: text.split(","),
+        type=names,
         metavar="A,B",
         help=f"of {', '.join(config.EXPERIMENTS)} (default: the profile's)",
     )
     parser.add_argument(
         "--folds",
-        type=lambda text: [int(fold) for fold in text.split(",")],
+        type=numbers,
         metavar="0,3",
         help="folds to work on (default: all)",
     )
@@ -109,7 +123,8 @@ def stage(main: Callable[[Run], None]) -> Callable[[], None]:
 
     @functools.wraps(main)
     def run_stage() -> None:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         try:
             args = _parser(sys.modules[main.__module__].__doc__).parse_args()
             with locked(OutputFolder(args.output)):

@@ -23,6 +23,10 @@ class Schedule:
     stop_from: int | None = None
     patience: int = 10
 
+    def __post_init__(self):
+        if not self.keep_from < self.epochs:
+            raise ValueError(f"no epoch of {self.epochs} would be kept: keep_from={self.keep_from}")
+
 
 @dataclass(frozen=True)
 class Config:

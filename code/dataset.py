@@ -9,6 +9,7 @@ clips are looked for on their own.
 import difflib
 import functools
 import io
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -36,6 +37,8 @@ CLIP_FOLDERS = {
     "noisy": ("train_noisy", "audio_train", "FSDKaggle2019.audio_train_noisy"),
     "test": ("test", "audio_test", "FSDKaggle2019.audio_test"),
 }
+# What damaged, encrypted or strangely compressed archives raise.
+BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
 SHOWN = 5  # faults of one kind that an error message spells out
 
 
@@ -66,20 +69,16 @@ class ClipFile:
             return io.BytesIO(_archive(self.container).read(self.name))
         except OSError as error:
             raise UnreadableClip(f"cannot be opened ({error.strerror})") from error
-        # What a damaged, encrypted or strangely compressed member raises.
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        except BAD_ARCHIVE as error:
             raise UnreadableClip(f"cannot be unpacked ({error})") from error
 
-    def stamp(self) -> tuple[int, int]:
-        """Size and time of the last change (in an archive: checksum); another clip has others."""
+    def stamp(self) -> tuple[int, ...]:
+        """Size, time and the like, of an archive as well; another or a mended clip has others."""
         if self.container.suffix != ".zip":
             status = (self.container / self.name).stat()
-            return status.st_size, status.st_mtime_ns
-        member = _archive(self.container).getinfo(self.name)
-        return member.file_size, member.CRC
-
-    def __str__(self) -> str:
-        return str(self.container / self.name)
+            return status.st_size, status.st_mtime_ns, status.st_mode
+        status, member = self.container.stat(), _archive(self.container).getinfo(self.name)
+        return member.file_size, member.CRC, status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True)
@@ -164,6 +163,8 @@ def load(root: Path) -> Dataset:
     splits["test"] = _test_split(root, tables["test"], submission, classes, source)
     if not len(splits["curated"]):
         raise InputError(f"{tables['curated'].attrs['path']}: has no rows, so nothing to train on")
+    if len(classes) < 2:
+        raise InputError(f"{source} has one class only, {classes[0]!r}: there is nothing to rank")
     return Dataset(root, classes, splits)
 
 
@@ -207,7 +208,10 @@ def assign_folds(labels: np.ndarray, n_folds: int = 10, seed: int = 66666) -> np
     """
     labels = np.asarray(labels)
     if len(labels) < n_folds:
-        raise InputError(f"{len(labels)} curated clips cannot fill {n_folds} folds")
+        raise InputError(
+            f"{len(labels)} curated clips cannot fill {n_folds} folds: take --profile small, or "
+            "lower n_folds in code/config.py"
+        )
     # MultilabelStratifiedKFold refuses a random state without shuffling; this is its core.
     return IterativeStratification(
         labels=labels.astype(bool),
@@ -234,11 +238,11 @@ def _read_table(root: Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame
     path = _find(root, TABLES[name])
     if path is None:
         return None
+    options = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
     try:
-        table = pd.read_csv(
-            path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skip_blank_lines=False
-        )
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        header = pd.read_csv(path, header=None, nrows=1, **options).iloc[0]
+        table = pd.read_csv(path, skip_blank_lines=False, **options)
+    except (OSError, *BAD_ARCHIVE) as error:
         raise InputError(f"{path}: is not a readable CSV file ({str(error).strip()})") from error
     missing = [column for column in columns if column not in table.columns]
     if missing:
@@ -246,6 +250,11 @@ def _read_table(root: Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame
             f"{path}: needs the column{'s' * (len(missing) > 1)} {', '.join(missing)}, "
             f"but has {', '.join(map(str, table.columns[:SHOWN]))}"
         )
+    twice = list(header[header.duplicated()])  # pandas renames them
+    if any(twice):
+        raise InputError(f"{path}: has columns twice: {', '.join(twice[:SHOWN])}")
+    if not isinstance(table.index, pd.RangeIndex):
+        raise InputError(f"{path}: rows have more fields than the header: quote several labels")
     table.index = range(2, len(table) + 2)
     table = table[(table != "").any(axis=1)]
     table.attrs["path"] = path
@@ -275,7 +284,9 @@ def _multi_hot(table: pd.DataFrame, classes: list[str], source: str) -> np.ndarr
             if name in column:
                 labels[i, column[name]] = 1
             else:
-                near = difflib.get_close_matches(name, classes, n=1, cutoff=0)
+                near = difflib.get_close_matches(name, classes, n=1, cutoff=0) * (
+                    len(unknown) < SHOWN  # it takes milliseconds, and rows may be many
+                )
                 hint = f" (nearest: {near[0]})" if near else ""
                 unknown.append(f"row {row}: {name!r}{hint}")
     path = table.attrs.get("path")
@@ -310,7 +321,7 @@ def _clips_of(root: Path, split: str) -> dict[str, ClipFile]:
         if archive.is_file():
             try:
                 members = _archive(archive).namelist()
-            except zipfile.BadZipFile as error:
+            except (OSError, *BAD_ARCHIVE) as error:
                 raise InputError(f"{archive}: is not a readable zip archive ({error})") from error
             for member in members:
                 if not member.endswith("/"):

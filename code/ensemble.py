@@ -129,6 +129,8 @@ def read_predictions(run: Run, part: str, fnames: list[str]) -> list[np.ndarray]
     """
     scores = []
     for config in run.configs:
+        for fold in run.folds:  # of the present settings, not only of the same folds
+            run.fold(config, fold).require(run.fold_source(config, fold))
         result = run.predictions(config)
         result.require(run.predictions_source(config))
         scores.append(read_scores(result.files[part]).loc[fnames].to_numpy())
@@ -151,8 +153,8 @@ def main(run: Run) -> None:
         inputs = stacker_input(predicted, weights) if predicted else np.empty((0, 0, n_channels))
         stacked, submission = stack(stacker_input(oof, weights), truth, inputs, config)
 
-        if not np.isfinite(stacked).all() or not np.isfinite(submission).all():
-            raise PipelineError("the stacker's scores are not finite: no submission was written")
+        if not all(((scores >= 0) & (scores <= 1)).all() for scores in (stacked, submission)):
+            raise PipelineError("the stacker's scores are not in [0, 1]: no submission was written")
         names = [*(config.name for config in run.configs), "ensemble"]
         report.write(
             run,
@@ -161,6 +163,7 @@ def main(run: Run) -> None:
             test=dict(zip(names, [*predicted, submission], strict=True)) if predicted else {},
         )
         write_scores(result.files["oof"], fnames, classes, stacked)
+        run.outputs.table("submission").unlink(missing_ok=True)  # of an earlier test set, perhaps
         if predicted:
             write_scores(result.files["submission"], test.fnames, classes, submission)
         result.seal(source)

@@ -13,7 +13,6 @@ from batches import Examples
 from config import Config
 from models import build_tagger
 from outputs import read_scores, write_scores
-from provenance import fingerprint
 from run import Run
 from training import predict
 
@@ -48,7 +47,7 @@ def predict_test(run: Run, config: Config, test: Examples) -> None:
         model.load_weights(run.fold(config, fold).files["weights"])
         checkpoint = result.record.with_suffix(".checkpoint")
         label = f"{config.name} fold {fold}"
-        scores = predict(model, test, config, label, checkpoint, fingerprint(source))
+        scores = predict(model, test, config, label, checkpoint, result.fingerprint(source))
         write_scores(result.files["scores"], test.store.fnames, run.dataset.classes, scores)
         result.seal(source)
         checkpoint.unlink(missing_ok=True)

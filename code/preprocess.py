@@ -4,6 +4,7 @@ import sys
 import warnings
 
 import joblib
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -13,8 +14,7 @@ import space
 from dataset import SPLITS, assign_folds
 from errors import InputError
 from outputs import written_whole
-from provenance import fingerprint
-from run import SHOWN, Run, unreadable
+from run import REMEDY, SHOWN, Run, unreadable
 
 
 def write_store(run: Run, split: str) -> None:
@@ -24,7 +24,7 @@ def write_store(run: Run, split: str) -> None:
     if not run.is_pending(result, source):
         return
     result.unseal()
-    with clipstore.Writer(run.outputs.clips(split), settings, fingerprint(source)) as writer:
+    with clipstore.Writer(run.outputs.clips(split), settings, result.fingerprint(source)) as writer:
         done = len(writer)
         if done:
             print(f"{split} clips: going on after the first {done}")
@@ -44,6 +44,7 @@ def write_store(run: Run, split: str) -> None:
         for fname, clip in bar:
             writer.append(fname, clip)
     result.seal(source)
+    writer.forget()
     print(f"{split} clips: wrote {len(clips)} to {run.outputs.clips(split)}")
 
 
@@ -52,6 +53,9 @@ def require_space(run: Run) -> None:
     config = run.configs[0]
     needed = space.training_bytes(run.configs, run.pretrainings(), len(run.folds)) + space.RESERVE
     needed += sum(space.store_bytes(run.dataset[split].files, config) for split in SPLITS)
+    n_scored = len(run.dataset["test"]) + len(run.dataset["curated"])
+    n_tables = len(run.configs) * (len(run.folds) + 2)
+    needed += space.SCORE_BYTES * n_tables * n_scored * len(run.dataset.classes)
     space.require(run.outputs.root, needed - run.outputs.size())
 
 
@@ -63,6 +67,10 @@ def write_folds(run: Run) -> None:
         return
     result.unseal()
     folds = assign_folds(curated.labels, settings.n_folds, settings.fold_seed)
+    if len(set(folds)) < settings.n_folds:
+        raise InputError(
+            f"{len(curated)} curated clips leave some of {settings.n_folds} folds empty"
+        )
     with written_whole(run.outputs.folds) as part:
         pd.DataFrame({"fname": curated.fnames, "fold": folds}).to_csv(part, index=False)
     result.seal(source)
@@ -88,13 +96,27 @@ def report_unreadable(run: Run) -> None:
         else:
             failures.append(unreadable(store, split))
     if failures:
-        raise InputError("; ".join(failures))
+        raise InputError(f"{'; '.join(failures)}. {REMEDY}")
+
+
+def report_rare_classes(run: Run) -> None:
+    """Warn of classes that some fold has to do without."""
+    rare = np.flatnonzero(run.dataset["curated"].labels.sum(axis=0) < 2)
+    if len(rare):
+        named = ", ".join(run.dataset.classes[i] for i in rare[:SHOWN])
+        more = " ..." * (len(rare) > SHOWN)
+        print(
+            f"warning: {len(rare)} classes have one curated clip or none, so that folds train or "
+            f"are scored without: {named}{more}",
+            file=sys.stderr,
+        )
 
 
 @command_line.stage
 def main(run: Run) -> None:
     # joblib's remark on unused results follows every interruption.
     warnings.filterwarnings("ignore", module="joblib")
+    report_rare_classes(run)
     require_space(run)
     write_folds(run)
     for split in SPLITS:

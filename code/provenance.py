@@ -78,8 +78,12 @@ class Result:
         if fault is not None:
             raise MissingResult(f"run {self.made_by} again: {self.name}: {fault}")
 
-    def content(self) -> str:
-        """Fingerprint of the files, for what is made from them.
+    def fingerprint(self, source: dict) -> str:
+        """Of the source and the code's revision, for checkpoints on the way to the result."""
+        return fingerprint(self._complete(source))
+
+    def content(self, *names: str) -> str:
+        """Fingerprint of the files, or of some of them, for what is made from them.
 
         Raises
         ------
@@ -89,7 +93,8 @@ class Result:
         record = self._read()
         if record is None:
             raise MissingResult(f"run {self.made_by} first: no {self.name} in {self.record.parent}")
-        return fingerprint(record["files"])
+        files = [self.files[name].name for name in names or self.files]
+        return fingerprint([record["files"].get(name) for name in files])
 
     def _complete(self, source: dict) -> dict:
         return {**source, "revision": REVISIONS[self.made_by]}

@@ -9,12 +9,13 @@ import pandas as pd
 import config
 import dataset
 from batches import Examples
-from clipstore import STORE_FILES, ClipStore, settings_of
+from clipstore import PROGRESS, STORE_FILES, ClipStore, settings_of
 from errors import InputError
 from outputs import OutputFolder
 from provenance import Result, fingerprint
 
 SHOWN = 5  # unreadable clips that a message spells out
+REMEDY = "Mend them or take them out of the table, or leave them out with --skip-unreadable"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class Run:
         if fault is None and not self.force:
             print(f"{result.name}: done already")
             return False
+        if self.force:  # from the start, not from where an earlier run stopped
+            result.record.with_suffix(".checkpoint").unlink(missing_ok=True)
+            (result.record.parent / PROGRESS).unlink(missing_ok=True)
         if result.is_there():
             print(f"{result.name}: made again, {fault or 'as --force says'}")
         return True
@@ -75,7 +79,7 @@ class Run:
         if split == "test":  # a submission has all rows: such a clip counts as silence
             readable[:] = True
         elif not readable.all() and not self.skip_unreadable:
-            raise InputError(unreadable(store, split))
+            raise InputError(f"{unreadable(store, split)}. {REMEDY}")
         return Examples(store, np.flatnonzero(readable), self.dataset[split].labels)
 
     def fold_table(self) -> Result:
@@ -134,7 +138,7 @@ class Run:
         start = None
         if len(self.dataset["noisy"]):
             (source,) = config.experiments(self.profile, [chosen.pretrained_by])
-            start = self.pretrained(source).content()
+            start = self.pretrained(source).content("weights")
         return {
             **self._training_source(chosen, chosen.training),
             "fold table": self.fold_table().content(),
@@ -170,7 +174,7 @@ class Run:
 
     def fold_test_scores_source(self, chosen: config.Config, fold: int) -> dict:
         return {
-            "weights": self.fold(chosen, fold).content(),
+            "weights": self.fold(chosen, fold).content("weights"),
             "test clips": self.store("test").content(),
         }
 
@@ -181,7 +185,10 @@ class Run:
         return Result(f"predictions of {chosen.name}", "predict", record, files)
 
     def predictions_source(self, chosen: config.Config) -> dict:
-        source = {f"fold {fold}": self.fold(chosen, fold).content() for fold in self.folds}
+        source = {
+            f"fold {fold}": self.fold(chosen, fold).content("weights", "scores")
+            for fold in self.folds
+        }
         if len(self.dataset["test"]):
             source["test clips"] = self.store("test").content()
         return source
@@ -214,7 +221,4 @@ def unreadable(store: ClipStore, split: str) -> str:
         f"{fname} {fault}" for fname, fault in zip(store.fnames, store.faults, strict=True) if fault
     ]
     more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-    return (
-        f"{len(faults)} of {len(store)} {split} clips: {'; '.join(faults[:SHOWN])}{more}. "
-        "Mend them or take them out of the table, or leave them out with --skip-unreadable"
-    )
+    return f"{len(faults)} of {len(store)} {split} clips: {'; '.join(faults[:SHOWN])}{more}"

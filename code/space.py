@@ -13,7 +13,8 @@ from errors import PipelineError, UnreadableClip
 from features import N_FEATURES
 
 SAMPLED_CLIPS = 32
-RESERVE = 50_000_000  # tables, histories and what else is small
+RESERVE = 50_000_000  # histories and what else is small
+SCORE_BYTES = 12  # one score in a CSV file
 
 
 def require(folder: Path, n_bytes: float) -> None:

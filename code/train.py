@@ -4,6 +4,7 @@ import dataclasses
 
 import command_line
 import training
+from errors import InputError
 from run import Run
 
 
@@ -21,6 +22,8 @@ def main(run: Run) -> None:
             trainer = trainer or training.Trainer(config, len(run.dataset.classes))
             others = dataclasses.replace(curated, clips=curated.clips[fold_of != fold])
             validated = dataclasses.replace(curated, clips=curated.clips[fold_of == fold])
+            if not (len(others) and len(validated)):
+                raise InputError(f"fold {fold} has no readable clip to train on or to score")
             job = training.Job(
                 f"fold{fold}", others, validated, config.training, starts[config.name]
             )

@@ -17,7 +17,7 @@ from config import Config, Schedule
 from errors import PipelineError
 from models import build_tagger
 from outputs import write_scores, written_whole
-from provenance import Result, fingerprint
+from provenance import Result
 
 HISTORY = ("epoch", "loss", "lrap", "lwlrap", "learning_rate", "seconds")
 SECONDS_BETWEEN_CHECKPOINTS = 60
@@ -117,6 +117,8 @@ class Trainer:
         self.model.optimizer.learning_rate = rate
         loss = self._train(job, epoch)
         scores = predict(self.model, job.validation, self.config, f"{job.part} scoring")
+        if not np.isfinite(scores).all():
+            raise self._diverged(job, epoch, "scores are not finite")
         truth = job.validation.labels[job.validation.clips]
         lrap, lwlrap = metrics.lrap(truth, scores), metrics.lwlrap(truth, scores)
         row = (epoch, loss, lrap, lwlrap, rate, time.perf_counter() - started)
@@ -131,15 +133,18 @@ class Trainer:
             for inputs, labels in batches:
                 loss = float(self.model.train_on_batch(inputs, labels))
                 if not np.isfinite(loss):
-                    raise PipelineError(
-                        f"{self.config.name} {job.part}: the loss became {loss} in epoch "
-                        f"{epoch + 1}. Lower learning_rate in code/config.py."
-                    )
+                    raise self._diverged(job, epoch, f"loss became {loss}")
                 # train_on_batch reports the mean since the last reset.
                 self.model.reset_metrics()
                 total += loss * len(labels)
                 bar.update(len(labels))
         return total / len(job.examples)
+
+    def _diverged(self, job: Job, epoch: int, what: str) -> PipelineError:
+        return PipelineError(
+            f"{self.config.name} {job.part}: the {what} in epoch {epoch + 1}. "
+            "Lower learning_rate in code/config.py."
+        )
 
     def _print(self, job: Job, row: dict, best: bool) -> None:
         print(
@@ -180,7 +185,7 @@ def make(result: Result, source: dict, trainer: Trainer, job: Job, classes: list
     """Train, and write the files of the result: weights, history, and validation scores."""
     result.unseal()
     checkpoint = result.record.with_suffix(".checkpoint")
-    kept, history = trainer.fit(job, checkpoint, fingerprint(source))
+    kept, history = trainer.fit(job, checkpoint, result.fingerprint(source))
     with written_whole(result.files["history"]) as path:
         history.to_csv(path, index=False)
     fnames = [job.validation.store.fnames[clip] for clip in job.validation.clips]

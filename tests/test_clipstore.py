@@ -33,6 +33,7 @@ def make_store(folder, source, names):
     with clipstore.Writer(folder, SETTINGS, "#source") as writer:
         for name in names[len(writer) :]:
             writer.append(name, clipstore.prepare(ClipFile(source, f"{name}.wav"), SETTINGS))
+    writer.forget()
     return clipstore.ClipStore(folder)
 
 
@@ -126,6 +127,9 @@ class TestInterruptedWriter:
             assert len(writer) == after // 2 * 2
             for name in self.names[len(writer) :]:
                 writer.append(name, clipstore.prepare(ClipFile(source, f"{name}.wav"), SETTINGS))
+            # Killed before the store is sealed, all of it would be there to go on with.
+        assert len(clipstore.Writer(tmp_path / "store", SETTINGS, "#source")) == len(self.names)
+        (tmp_path / "store" / clipstore.PROGRESS).unlink()
         assert self.contents(tmp_path / "store") == self.contents(tmp_path / "whole")
 
     def test_what_another_source_began_is_not_continued(self, tmp_path, source):

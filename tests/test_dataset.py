@@ -184,6 +184,12 @@ class TestFaults:
         self.edit(root, "train_curated.csv", lambda t: t[:0])
         self.fail(root, "train_curated.csv: has no rows")
 
+    def test_one_class(self, root):
+        self.edit(root, "sample_submission.csv", lambda t: t[["fname", "Bark"]])
+        for name in ("train_curated.csv", "train_noisy.csv", "test_post_competition.csv"):
+            self.edit(root, name, lambda t: t.assign(labels="Bark"))
+        self.fail(root, "sample_submission.csv has one class only, 'Bark'")
+
     def test_submission_without_classes(self, root):
         self.edit(root, "sample_submission.csv", lambda t: t[["fname"]])
         self.fail(root, "sample_submission.csv: has no class columns")

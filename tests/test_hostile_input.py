@@ -89,6 +89,10 @@ class TestClips:
         assert clip.fault == ""
         assert abs(len(clip.samples) - 4410 * RATE / rate) <= 1
 
+    @pytest.mark.parametrize("rate", [1, 2_000_000_000])
+    def test_a_rate_that_cannot_be_is_a_fault(self, tmp_path, rate):
+        assert f"said to be {rate} Hz" in self.prepare(tmp_path, wav(100, rate=rate)).fault
+
     def test_nan_and_infinity(self, tmp_path):
         sf.write(tmp_path / "clip.wav", HALF_FLOAT, RATE, subtype="FLOAT")
         clip = clipstore.prepare(ClipFile(tmp_path, "clip.wav"), SETTINGS)
@@ -241,6 +245,28 @@ class TestTables:
             return
         assert noisy.labels.sum(axis=1).all()
         assert set(noisy.fnames) <= {"noisy00.wav", "noisy01.wav"}
+
+    def test_labels_without_quotes(self, root):
+        (root / "train_noisy.csv").write_text("fname,labels\nnoisy00.wav,Bark,Meow\n")
+        with pytest.raises(InputError, match="more fields than the header: quote several labels"):
+            dataset.load(root)
+
+    @pytest.mark.parametrize("name", ["fname", "Bark"])
+    def test_columns_that_come_twice(self, root, name):
+        path = root / "sample_submission.csv"
+        header, *rows = path.read_text().splitlines()
+        path.write_text("\n".join([f"{header},{name}", *(f"{row},0" for row in rows)]))
+        with pytest.raises(InputError, match=f"has columns twice: {name}"):
+            dataset.load(root)
+
+    def test_an_encrypted_table(self, root):
+        command = ["zip", "-q", "-j", "-m", "-P", "x", root / "train_noisy.csv.zip"]
+        try:
+            subprocess.run([*map(str, command), str(root / "train_noisy.csv")], check=True)
+        except FileNotFoundError:
+            pytest.skip("there is no zip program to encrypt with")
+        with pytest.raises(InputError, match=r"train_noisy.csv.zip: is not a readable CSV file"):
+            dataset.load(root)
 
     def test_an_empty_table(self, root):
         (root / "train_noisy.csv").write_bytes(b"")

@@ -234,3 +234,35 @@ def test_own_clips_without_noisy_and_test_set(clips, tmp_path, tiny_profile, run
     assert "no test clips, so no submission" in printed
     assert not (tmp_path / "out" / "submission.csv").exists()
     assert pd.read_csv(tmp_path / "out" / "oof.csv").shape == (12, 4)
+
+
+class TestTooLittle:
+    """Said before hours of work."""
+
+    def arguments(self, clips, root, profile):
+        clips.write(root / "in")
+        return ("--input", root / "in", "--output", root / "out", "--profile", profile)
+
+    def test_fewer_clips_than_folds(self, make_clips, tmp_path, tiny_profile, run_stage):
+        clips = make_clips(sizes={"curated": 1, "noisy": 3, "test": 1})
+        arguments = self.arguments(clips, tmp_path, tiny_profile)
+        with pytest.raises(SystemExit, match="error: 1 curated clips cannot fill 2 folds"):
+            run_stage("preprocess", *arguments)
+
+    def test_a_class_without_clips_is_warned_of(
+        self, make_clips, tmp_path, tiny_profile, run_stage, capsys
+    ):
+        clips = make_clips(sizes={"curated": 2, "noisy": 3, "test": 1})
+        run_stage("preprocess", *self.arguments(clips, tmp_path, tiny_profile))
+        message = (
+            "warning: 3 classes have one curated clip or none, so that folds train or are scored"
+        )
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--folds=x", "--folds=1.5", "--profile=huge", "--wrong"])
+def test_faulty_options_are_one_line(run_stage, option, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run_stage("train", option)
+    assert caught.value.code == 2
+    assert "error: " in capsys.readouterr().err.splitlines()[-1]

@@ -23,6 +23,7 @@ OPTIONS = (
     "--experiments",
     "--folds",
     "--skip-unreadable",
+    "--force",
     "--no-venv",
 )
 TOOLS = ("cat", "cksum", "cp", "df", "dirname", "awk", "grep", "head", "mkdir", "rm", "sed", "tail")
@@ -244,6 +245,22 @@ def test_interrupt_ends_the_stage_and_starts_no_other(installed):
         time.sleep(0.02)
     os.killpg(running.pid, signal.SIGINT)  # what a terminal does at Ctrl-C
     assert running.wait(timeout=5) != 0
+    (stage,) = installed.logged()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(stage), 0)
+
+
+def test_a_signal_to_the_shell_alone_ends_the_stage_too(installed):
+    python = installed.root / ".venv/bin/python"
+    python.write_text(FAKE_PYTHON.replace("stage=", "echo $$ >>$LOG; exec sleep 20; stage="))
+    (installed.bin / "sleep").symlink_to(shutil.which("sleep"))
+    installed.log.write_text("")
+    running = subprocess.Popen(installed.command(), env=installed.environment())
+    deadline = time.monotonic() + 10
+    while not installed.logged() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    running.terminate()
+    assert running.wait(timeout=5) == 130
     (stage,) = installed.logged()
     with pytest.raises(ProcessLookupError):
         os.kill(int(stage), 0)

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+import checkpoints
 import clipstore
 import training
 from batches import Examples
@@ -109,6 +110,12 @@ def test_predictions_are_the_mean_of_the_three_views(trainer, examples):
     assert model.calls == 3
 
 
+def test_scores_that_are_not_finite_end_training_with_the_remedy(trainer, examples, monkeypatch):
+    monkeypatch.setattr(training, "predict", lambda *_: np.full((8, 2), np.nan))
+    with pytest.raises(PipelineError, match="the scores are not finite in epoch 1. Lower"):
+        fit(trainer, examples, Schedule(1, milestones=(1,), mixup_prob=0))
+
+
 def test_a_loss_that_is_not_finite_ends_training_with_the_remedy(trainer, examples, monkeypatch):
     monkeypatch.setattr(trainer.model, "train_on_batch", lambda *_: float("nan"))
     with pytest.raises(PipelineError, match="the loss became nan in epoch 1. Lower learning_rate"):
@@ -177,6 +184,19 @@ class TestCheckpoints:
         _, history = fit(trainer, examples, one, checkpoint=path, source="#a")
         assert f"{path} is damaged and not used" in capsys.readouterr().out
         assert len(history) == 1
+
+    def test_no_flipped_bit_goes_unnoticed(self, tmp_path, capsys):
+        path = tmp_path / "a.checkpoint"
+        arrays = {"state0": np.arange(4.0), "kept": np.arange(2.0), "history": np.zeros((1, 6))}
+        checkpoints.save(path, "#a", arrays)
+        whole = path.read_bytes()
+        for at in range(0, len(whole), 3):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
+            loaded = checkpoints.load(path, "#a")
+            if loaded is not None:  # a field that nobody reads, such as the time of writing
+                assert set(loaded) == set(arrays)
+                for name, value in arrays.items():
+                    np.testing.assert_array_equal(loaded[name], value)
 
 
 class TestInterruptedPrediction:
