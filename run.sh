@@ -318,7 +318,7 @@ run_stage() { # run_stage STAGE ARGUMENTS...
     shift
     "$python" "$script" "$@" &
     child=$!
-    trap 'kill "$child" 2>/dev/null; wait "$child"; exit 130' INT TERM HUP
+    trap 'kill "$child" 2>/dev/null; wait "$child" || :; exit 130' INT TERM HUP
     status=0
     wait "$child" || status=$?
     trap - INT TERM HUP
