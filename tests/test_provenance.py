@@ -1,6 +1,7 @@
 """Done work is recognised when it is the same work; what differs is named and made again."""
 
 import contextlib
+import functools
 import io
 import json
 import shutil
@@ -83,50 +84,30 @@ def test_differences_name_what_is_opaque_without_its_value():
 # --- in the pipeline ------------------------------------------------------------------------------
 
 
+def run_all(run_stage, root, *stages, options=()):
+    """Run stages on the folders below `root`; gives what they say."""
+    folders = ("--input", root / "in", "--output", root / "out")
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        for stage in stages or command_line.STAGES:
+            run_stage(stage, *folders, "--profile", "tiny", "--experiments", "v1mix", *options)
+    return said.getvalue()
+
+
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory, make_clips, tiny_profile, run_stage):
     root = tmp_path_factory.mktemp("run")
     make_clips().write(root / "in")
-    for stage in command_line.STAGES:
-        run_stage(
-            stage,
-            "--input",
-            root / "in",
-            "--output",
-            root / "out",
-            "--profile",
-            tiny_profile,
-            "--experiments",
-            "v1mix",
-        )
+    run_all(run_stage, root)
     return root
 
 
 @pytest.fixture
 def finished(whole_run, tmp_path, run_stage):
-    """A copy of a finished run, and a function that runs stages on it and returns what they say."""
-    shutil.copytree(whole_run, tmp_path / "run", copy_function=shutil.copy2)
+    """A copy of a finished run, and a function that runs stages on it."""
     root = tmp_path / "run"
-
-    def run(*stages, options=()):
-        said = io.StringIO()
-        with contextlib.redirect_stdout(said):
-            for stage in stages or command_line.STAGES:
-                run_stage(
-                    stage,
-                    "--input",
-                    root / "in",
-                    "--output",
-                    root / "out",
-                    "--profile",
-                    "tiny",
-                    "--experiments",
-                    "v1mix",
-                    *options,
-                )
-        return said.getvalue()
-
-    return root, run
+    shutil.copytree(whole_run, root, copy_function=shutil.copy2)
+    return root, functools.partial(run_all, run_stage, root)
 
 
 def made(said):
@@ -184,8 +165,9 @@ def test_another_seed_trains_again_and_is_not_mixed_with_the_old(finished, monke
     _, run = finished
     changed = config.Profile(("v1mix",), {**TINY, "seed": 7})
     monkeypatch.setitem(config.PROFILES, "tiny", changed)
-    with pytest.raises(SystemExit, match="run train again: .*settings.seed 2019 -> 7"):
-        run("predict")
+    for stage in ("predict", "ensemble"):
+        with pytest.raises(SystemExit, match="run train again: .*settings.seed 2019 -> 7"):
+            run(stage)
     with pytest.raises(SystemExit, match="run pretrain again: .*settings.seed 2019 -> 7"):
         run("train")
 
