@@ -59,6 +59,19 @@ def require_space(run: Run) -> None:
     space.require(run.outputs.root, needed - run.outputs.size())
 
 
+def report_memory(run: Run) -> None:
+    """Warn where training would take more memory than the machine has."""
+    largest = max(run.configs, key=space.training_memory)
+    needed, present = space.training_memory(largest), space.memory_of_machine()
+    if needed > present:
+        print(
+            f"warning: training {largest.name} on a CPU takes about {needed / 1e9:.1f} GB of "
+            f"memory, and this machine has {present / 1e9:.1f} GB: take --profile small, or lower "
+            "batch_size in code/config.py",
+            file=sys.stderr,
+        )
+
+
 def write_folds(run: Run) -> None:
     """Write the one fold table, which every later stage reads."""
     curated, settings = run.dataset["curated"], run.configs[0]
@@ -117,6 +130,7 @@ def main(run: Run) -> None:
     # joblib's remark on unused results follows every interruption.
     warnings.filterwarnings("ignore", module="joblib")
     report_rare_classes(run)
+    report_memory(run)
     require_space(run)
     write_folds(run)
     for split in SPLITS:

@@ -102,8 +102,9 @@ class Result:
     def _read(self) -> dict | None:
         try:
             record = json.loads(self.record.read_text())
-            return record if {"from", "files"} <= set(record) else None
-        except (OSError, ValueError, TypeError):
+            whole = isinstance(record["from"], dict) and isinstance(record["files"], dict)
+            return record if whole else None
+        except (OSError, ValueError, TypeError, KeyError):
             return None
 
 

@@ -1,6 +1,7 @@
-"""How much disk space a run will take, estimated before it starts."""
+"""How much disk space and memory a run will take, estimated before it starts."""
 
 import itertools
+import os
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,11 @@ from features import N_FEATURES
 SAMPLED_CLIPS = 32
 RESERVE = 50_000_000  # histories and what else is small
 SCORE_BYTES = 12  # one score in a CSV file
+# Memory of training on a CPU, as measured with three networks at two batch sizes each: TensorFlow
+# and the network, then per clip its waveform and spectrum, and each feature map so many times.
+BASE_MEMORY = 1.2e9
+CLIP_MEMORY = 6e6
+COPIES, MORE_COPIES_WITH_SQUEEZE_EXCITE = 3.2, 0.7
 
 
 def require(folder: Path, n_bytes: float) -> None:
@@ -63,3 +69,19 @@ def training_bytes(configs: list[Config], pretrainings: list[Config], n_folds: i
     weights = n_folds * sum(map(weights_bytes, configs)) + sum(map(weights_bytes, pretrainings))
     # A checkpoint holds weights, two moments of the optimiser, and the best weights.
     return weights + 2 * 4 * max(map(weights_bytes, configs))
+
+
+def training_memory(config: Config) -> float:
+    """Bytes of memory that one training takes on a CPU, to some twenty percent."""
+    n_frames, n_mels = config.crop_frames, config.n_mels
+    numbers = n_frames * n_mels * config.stem_filters * (1.5 if config.stem == "msc" else 1)
+    for filters in config.scaled_block_filters:
+        numbers += 2 * n_frames * n_mels * filters  # two units, then half the frames and bands
+        n_frames, n_mels = -(-n_frames // 2), -(-n_mels // 2)
+    copies = COPIES + MORE_COPIES_WITH_SQUEEZE_EXCITE * config.squeeze_excite
+    return BASE_MEMORY + config.batch_size * (CLIP_MEMORY + 4 * copies * numbers)
+
+
+def memory_of_machine() -> float:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

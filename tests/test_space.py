@@ -1,5 +1,6 @@
 """Disk space: estimated before the work, and a full disk leaves a state to go on from."""
 
+import dataclasses
 import errno
 import os
 import subprocess
@@ -36,6 +37,24 @@ def test_size_of_a_store_is_estimated_well(clips, tmp_path):
     actual = sum(path.stat().st_size for path in (tmp_path / "store").iterdir())
     assert space.store_bytes(files, chosen) == pytest.approx(actual, rel=0.1)
     assert space.store_bytes([], chosen) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_size", "measured"),
+    [("v1mix", 2, 1.42), ("v1mix", 8, 2.21), ("msc_1.0", 2, 1.61), ("msc_1.0", 8, 2.66)],
+)
+def test_memory_of_training_is_estimated_well(name, batch_size, measured):
+    """Peak resident memory in GB of a training step, measured on two CPU cores."""
+    chosen = dataclasses.replace(config.EXPERIMENTS[name], batch_size=batch_size)
+    assert space.training_memory(chosen) / 1e9 == pytest.approx(measured, rel=0.1)
+
+
+def test_too_little_memory_is_warned_of(arguments, tmp_path, run_stage, monkeypatch, capsys):
+    monkeypatch.setattr(space, "memory_of_machine", lambda: 1e9)
+    run_stage("preprocess", *arguments, tmp_path / "out")
+    assert (
+        "GB of memory, and this machine has 1.0 GB: take --profile small" in capsys.readouterr().err
+    )
 
 
 def test_too_little_space_is_said_before_the_work(tmp_path):
