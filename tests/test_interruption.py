@@ -25,9 +25,9 @@ def run_in_process(stage, arguments, log):
     import training
     from conftest import TINY
 
-    # Small steps, so that there is much to be interrupted.
+    # Small steps, so that there is much to be interrupted. From stored log-mels, for once.
     longer = config.Schedule(4, milestones=(2,), mixup_prob=0.6)
-    settings = {**TINY, "pretraining": longer, "training": longer}
+    settings = {**TINY, "frontend": "logmel", "pretraining": longer, "training": longer}
     config.PROFILES["tiny"] = config.Profile(("v1mix",), settings)
     clipstore.BATCH_CLIPS = 3
     training.SECONDS_BETWEEN_CHECKPOINTS = 0
