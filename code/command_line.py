@@ -41,15 +41,8 @@ def prepare(args: argparse.Namespace) -> Run:
     InputError
         If the dataset is faulty, or a profile, experiment or fold does not exist.
     """
-    outputs = OutputFolder(args.output)
-    root, synthetic = args.input or PROJECT / "input", False
-    if args.input is None and not dataset.is_present(root):
-        root, synthetic = outputs.demo_input, True
-        if not root.is_dir():
-            print(f"No dataset in {PROJECT / 'input'}: making a synthetic one in {root}.")
-            demo_data.make_demo_dataset(root)
-        else:
-            print(f"No dataset in {PROJECT / 'input'}: using the synthetic one in {root}.")
+    outputs, root = OutputFolder(args.output), args.input or PROJECT / "input"
+    synthetic = args.input is None and not dataset.is_present(root)
     profile = args.profile or ("demo" if synthetic else "published")
     for name in args.experiments or ():
         if name not in config.EXPERIMENTS:
@@ -63,6 +56,12 @@ def prepare(args: argparse.Namespace) -> Run:
         if not 0 <= fold < n_folds:
             raise InputError(f"there is no fold {fold}; profile {profile} has 0 to {n_folds - 1}")
     folds = sorted(set(args.folds)) if args.folds else list(range(n_folds))
+    if synthetic:
+        making = "using the" if outputs.demo_input.is_dir() else "making a"
+        print(f"No dataset in {root}: {making} synthetic one in {outputs.demo_input}.")
+        root = outputs.demo_input
+        if not root.is_dir():
+            demo_data.make_demo_dataset(root)
     return Run(
         dataset.load(root), outputs, profile, configs, folds, args.skip_unreadable, args.force
     )

@@ -17,7 +17,7 @@ from time_frequency import Melspectrogram
 def test_ogg_clips_give_the_same_log_mel_in_numpy_and_in_the_network(needs_esc10):
     for path in sorted((needs_esc10 / "audio").iterdir())[::80]:
         waveform = audio.read_clip(path, 44100)
-        assert len(waveform) >= 5 * 44100
+        assert abs(len(waveform) / 44100 - 5) < 0.1  # Vorbis ends with a whole block
         assert np.abs(waveform).max() > 0
         in_network = Melspectrogram()(waveform[None])[0, ..., 0]
         in_numpy = logmel.normalise(logmel.log_mel(waveform, 44100, 1024, 500, 64))
