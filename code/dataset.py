@@ -22,7 +22,7 @@ import pandas as pd
 from iterstrat.ml_stratifiers import IterativeStratification
 from sklearn.utils import check_random_state
 
-from errors import InputError, UnreadableClip
+from errors import SHOWN, InputError, UnreadableClip, first_few
 
 SPLITS = ("curated", "noisy", "test")
 TABLES = {
@@ -39,7 +39,6 @@ CLIP_FOLDERS = {
 }
 # What damaged, encrypted or strangely compressed archives raise.
 BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
-SHOWN = 5  # faults of one kind that an error message spells out
 
 
 @functools.cache
@@ -297,8 +296,7 @@ def _multi_hot(table: pd.DataFrame, classes: list[str], source: str) -> np.ndarr
 
 def _raise_if(faults: list[str], path, what: str) -> None:
     if faults:
-        more = f", and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-        raise InputError(f"{path}: {len(faults)} {what}: {'; '.join(faults[:SHOWN])}{more}")
+        raise InputError(f"{path}: {len(faults)} {what}: {first_few(faults)}")
 
 
 # --- clips ----------------------------------------------------------------------------------------

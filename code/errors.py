@@ -19,3 +19,12 @@ class UnreadableClip(PipelineError):
 
 class MissingResult(PipelineError):
     """A result that an earlier stage makes is not there, or was made from something else."""
+
+
+SHOWN = 5  # faults of one kind that a message spells out
+
+
+def first_few(faults: list[str]) -> str:
+    """The first faults, and how many more there are: "row 2: a; row 5: b, and 3 more"."""
+    more = f", and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+    return "; ".join(faults[:SHOWN]) + more

@@ -12,9 +12,9 @@ import clipstore
 import command_line
 import space
 from dataset import SPLITS, assign_folds
-from errors import InputError
+from errors import SHOWN, InputError
 from outputs import written_whole
-from run import REMEDY, SHOWN, Run, unreadable
+from run import REMEDY, Run, unreadable
 
 
 def write_store(run: Run, split: str) -> None:

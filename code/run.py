@@ -10,11 +10,10 @@ import config
 import dataset
 from batches import Examples
 from clipstore import PROGRESS, STORE_FILES, ClipStore, settings_of
-from errors import InputError
+from errors import InputError, first_few
 from outputs import OutputFolder
 from provenance import Result, fingerprint
 
-SHOWN = 5  # unreadable clips that a message spells out
 REMEDY = "Mend them or take them out of the table, or leave them out with --skip-unreadable"
 
 
@@ -220,5 +219,4 @@ def unreadable(store: ClipStore, split: str) -> str:
     faults = [
         f"{fname} {fault}" for fname, fault in zip(store.fnames, store.faults, strict=True) if fault
     ]
-    more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-    return f"{len(faults)} of {len(store)} {split} clips: {'; '.join(faults[:SHOWN])}{more}"
+    return f"{len(faults)} of {len(store)} {split} clips: {first_few(faults)}"
