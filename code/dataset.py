@@ -43,7 +43,7 @@ BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, Runtime
 
 @functools.cache
 def _archive(path: Path) -> zipfile.ZipFile:
-    """Opened once per process: reading the directory of a large archive takes half a second."""
+    """Opened once per process: reading the directory of a large archive takes its time."""
     return zipfile.ZipFile(path)
 
 
