@@ -10,9 +10,10 @@
 Memory does not grow with the number of clips: the writer appends, the reader maps.
 """
 
-import json
+import io
 import math
 import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,18 +21,18 @@ import numpy as np
 import pandas as pd
 
 import audio
+import checkpoints
 import logmel
 from config import PREPROCESSING_SETTINGS, Config
 from dataset import ClipFile
 from errors import UnreadableClip
 from features import N_FEATURES, global_features
-from outputs import write_json, written_whole
+from outputs import size_and_checksum, written_whole
 
 NUM_STEPS = 128
 SECONDS_PER_LENGTH_UNIT = 10  # the length feature is in tens of seconds
 BATCH_CLIPS = 64  # so many at most are decoded again after an interruption
 STORE_FILES = ("samples.npy", "logmel.npy", "features.npy", "clips.csv")
-PROGRESS = "progress.json"
 COLUMNS = (
     *("fname", "first_sample", "n_samples", "first_frame", "n_frames"),
     *("length", "scale", "fault"),
@@ -86,38 +87,43 @@ class Writer:
     folder : Path
     settings : dict
         As `settings_of` gives.
+    checkpoint : Path
+        Where the table so far is saved after every batch, with checksums of the arrays so far.
     source : str
-        Fingerprint of what the store is made from. What came from another source is started anew.
+        Fingerprint of what the store is made from. What came from another source, or is not as it
+        was written, is started anew.
 
     Use as a context manager; `len` is the number of clips that are in already.
     """
 
-    def __init__(self, folder: Path, settings: dict, source: str):
-        self._folder, self._source, self._settings = folder, source, settings
+    def __init__(self, folder: Path, settings: dict, checkpoint: Path, source: str):
+        self._folder, self._settings = folder, settings
+        self._checkpoint, self._source = checkpoint, source
         folder.mkdir(parents=True, exist_ok=True)
-        self._rows = self._rows_so_far()
-        try:
-            self._arrays = self._open_arrays()
-        except ValueError as error:
-            print(f"warning: {error}: starting again")
-            self._rows = []
-            self._arrays = self._open_arrays()
-        if not self._rows:  # of another source, perhaps
-            (folder / PROGRESS).unlink(missing_ok=True)
+        saved = checkpoints.load(checkpoint, source)
+        if saved:
+            table = pd.read_csv(io.BytesIO(saved["table"].tobytes()), **CSV_TYPES)
+            self._rows = list(table.itertuples(index=False, name=None))
+            try:
+                self._arrays = self._open_arrays(saved["checksums"].tolist())
+                return
+            except (OSError, ValueError) as error:
+                print(f"warning: {error}: starting again")
+        self._rows = []
+        checkpoint.unlink(missing_ok=True)  # of another source, perhaps
+        self._arrays = self._open_arrays([0, 0, 0])
 
-    def _open_arrays(self):
+    def _open_arrays(self, checksums: list[int]):
         n_samples, n_frames = (sum(row[i] for row in self._rows) for i in (2, 4))
-        n_mels = self._settings["n_mels"]
-        return (
-            _NpyAppender(self._folder / "samples.npy", np.int16, (), n_samples),
-            _NpyAppender(self._folder / "logmel.npy", np.float16, (n_mels,), n_frames),
-            _NpyAppender(
-                self._folder / "features.npy",
-                np.float32,
-                (NUM_STEPS, N_FEATURES),
-                len(self._rows),
-            ),
+        layout = (
+            ("samples.npy", np.int16, (), n_samples),
+            ("logmel.npy", np.float16, (self._settings["n_mels"],), n_frames),
+            ("features.npy", np.float32, (NUM_STEPS, N_FEATURES), len(self._rows)),
         )
+        return [
+            _NpyAppender(self._folder / name, *rest, checksum)
+            for (name, *rest), checksum in zip(layout, checksums, strict=True)
+        ]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -140,35 +146,25 @@ class Writer:
         if len(self._rows) % BATCH_CLIPS == 0:
             self._commit()
 
-    def _commit(self) -> None:
+    def _commit(self) -> str:
         """First the arrays, then the table: the table never speaks of what is not there."""
-        for array in self._arrays:
-            array.commit()
-        table = pd.DataFrame(self._rows, columns=COLUMNS)
-        with written_whole(self._folder / "clips.csv") as part:
-            table.to_csv(part, index=False)
-        write_json(self._folder / PROGRESS, {"from": self._source})
-
-    def _rows_so_far(self) -> list[tuple]:
-        try:
-            progress = json.loads((self._folder / PROGRESS).read_text())
-            if progress["from"] != self._source:
-                return []
-            table = pd.read_csv(self._folder / "clips.csv", **CSV_TYPES)
-            return list(table.itertuples(index=False, name=None))
-        except (OSError, ValueError, KeyError, TypeError):
-            return []  # nothing begun, or nothing that can be trusted
-
-    def forget(self) -> None:
-        """To be called once the store is sealed: there is nothing more to go on with."""
-        (self._folder / PROGRESS).unlink(missing_ok=True)
+        checksums = [array.commit() for array in self._arrays]
+        table = pd.DataFrame(self._rows, columns=COLUMNS).to_csv(index=False)
+        saved = {
+            "table": np.frombuffer(table.encode(), np.uint8),
+            "checksums": np.array(checksums, np.int64),
+        }
+        checkpoints.save(self._checkpoint, self._source, saved)
+        return table
 
     def __enter__(self):
         return self
 
     def __exit__(self, error_type, *_):
         if error_type is None:
-            self._commit()
+            table = self._commit()
+            with written_whole(self._folder / "clips.csv") as part:
+                part.write_text(table, encoding="utf-8", newline="")
         for array in self._arrays:
             array.close()
 
@@ -234,33 +230,36 @@ def _window(array: np.ndarray, start: int, length: int, fill: float) -> np.ndarr
 class _NpyAppender:
     """Appends along the first axis of a .npy file, from row `n_rows` on; later rows are cut off.
 
-    Raises ValueError if the file has fewer rows than that.
+    Raises ValueError unless the rows before have the given checksum (CRC-32).
     """
 
-    def __init__(self, path: Path, dtype: type, row_shape: tuple[int, ...], n_rows: int = 0):
+    def __init__(self, path: Path, dtype: type, row_shape: tuple, n_rows: int, checksum: int):
         self._dtype, self._row_shape, self._n_rows = np.dtype(dtype), row_shape, n_rows
         self._file = path.open("r+b" if n_rows else "w+b")
         self._write_header()
-        end = self._file.tell() + n_rows * self._dtype.itemsize * math.prod(row_shape)
-        if self._file.seek(0, os.SEEK_END) < end:
-            raise ValueError(f"{path} is shorter than its table says")
-        self._file.truncate(end)
-        self._file.seek(end)
+        n_bytes = n_rows * self._dtype.itemsize * math.prod(row_shape)
+        self._checksum = checksum
+        if size_and_checksum(self._file, n_bytes) != (n_bytes, checksum):
+            raise ValueError(f"{path} is damaged")
+        self._file.truncate()
 
     def append(self, rows: np.ndarray) -> int:
         """Returns the index of the first appended row."""
         first = self._n_rows
-        self._file.write(np.ascontiguousarray(rows, self._dtype).data)
+        content = np.ascontiguousarray(rows, self._dtype).tobytes()
+        self._file.write(content)
+        self._checksum = zlib.crc32(content, self._checksum)
         self._n_rows += len(rows)
         return first
 
-    def commit(self) -> None:
-        """Bring the header up to date, and everything onto the disk."""
+    def commit(self) -> int:
+        """Bring the header up to date, and everything onto the disk; returns the checksum."""
         end = self._file.tell()
         self._write_header()
         self._file.seek(end)
         self._file.flush()
         os.fsync(self._file.fileno())
+        return self._checksum
 
     def close(self) -> None:
         self._file.close()

@@ -37,6 +37,7 @@ CLIP_FOLDERS = {
     "noisy": ("train_noisy", "audio_train", "FSDKaggle2019.audio_train_noisy"),
     "test": ("test", "audio_test", "FSDKaggle2019.audio_test"),
 }
+LARGEST_MEMBER = 1 << 30  # bytes; two hours in one channel are less
 # What damaged, encrypted or strangely compressed archives raise.
 BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
 
@@ -45,6 +46,17 @@ BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, Runtime
 def _archive(path: Path) -> zipfile.ZipFile:
     """Opened once per process: reading the directory of a large archive takes its time."""
     return zipfile.ZipFile(path)
+
+
+def _unpacked(archive: zipfile.ZipFile, member: str) -> BinaryIO:
+    """A member in memory. Raises ValueError, and one of BAD_ARCHIVE, if that cannot be."""
+    size = archive.getinfo(member).file_size
+    if size > LARGEST_MEMBER:
+        raise ValueError(
+            f"it would take {size / 1e9:.1f} GB of memory: unpack the archive yourself"
+        )
+    with archive.open(member) as file:
+        return io.BytesIO(file.read(size))  # so much at most, whatever the archive really holds
 
 
 @dataclass(frozen=True)
@@ -65,7 +77,7 @@ class ClipFile:
         try:
             if self.container.suffix != ".zip":
                 return (self.container / self.name).open("rb")
-            return io.BytesIO(_archive(self.container).read(self.name))
+            return _unpacked(_archive(self.container), self.name)
         except OSError as error:
             raise UnreadableClip(f"cannot be opened ({error.strerror})") from error
         except BAD_ARCHIVE as error:
@@ -232,6 +244,16 @@ def _find(root: Path, names: Iterable[str]) -> Path | None:
     return None
 
 
+def _open_table(path: Path) -> BinaryIO:
+    if path.suffix != ".zip":
+        return path.open("rb")
+    with zipfile.ZipFile(path) as archive:
+        members = [name for name in archive.namelist() if name.endswith(".csv")]
+        if len(members) != 1:
+            raise ValueError(f"it holds {len(members)} tables")
+        return _unpacked(archive, members[0])
+
+
 def _read_table(root: Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame | None:
     """The table as text, indexed by its row in the file (the header is row 1); None if absent."""
     path = _find(root, TABLES[name])
@@ -239,8 +261,10 @@ def _read_table(root: Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame
         return None
     options = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
     try:
-        header = pd.read_csv(path, header=None, nrows=1, **options).iloc[0]
-        table = pd.read_csv(path, skip_blank_lines=False, **options)
+        with _open_table(path) as file:
+            header = pd.read_csv(file, header=None, nrows=1, **options).iloc[0]
+            file.seek(0)
+            table = pd.read_csv(file, skip_blank_lines=False, **options)
     except (OSError, *BAD_ARCHIVE) as error:
         raise InputError(f"{path}: is not a readable CSV file ({str(error).strip()})") from error
     missing = [column for column in columns if column not in table.columns]

@@ -4,19 +4,24 @@ clips/{curated,noisy,test}/    the clip stores that preprocess.py writes
 folds.csv                      fname,fold: the one fold table
 models/EXPERIMENT/             weights, histories and out-of-fold scores, one set per fold
 predictions/EXPERIMENT/        oof.csv and test.csv, shaped like a submission
-stacker/                       weights of the stackers, one per fold
+stacker/                       weights and out-of-fold scores of the stackers, one set per fold
 submission.csv  oof.csv  scores.csv  per_class.csv
 """
 
 import contextlib
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
+
+BLOCK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,13 @@ class OutputFolder:
         """`part` is "oof" or "test"."""
         return self.root / "predictions" / experiment / f"{part}.csv"
 
+    def stacker(self, fold: int, kind: str) -> Path:
+        """`kind` is "weights.h5", "scores.csv", ..."""
+        return self.root / "stacker" / f"fold{fold}.{kind}"
+
     def size(self) -> int:
-        """Bytes of clips, models and predictions that are there."""
-        folders = (self.root / name for name in ("clips", "models", "predictions"))
+        """Bytes of clips, models, predictions and stackers that are there."""
+        folders = (self.root / name for name in ("clips", "models", "predictions", "stacker"))
         return sum(path.stat().st_size for folder in folders for path in folder.rglob("*"))
 
     @property
@@ -91,3 +100,15 @@ def read_scores(path: Path) -> pd.DataFrame:
 def write_json(path: Path, record: dict) -> None:
     with written_whole(path) as part:
         part.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def size_and_checksum(file: BinaryIO, n_bytes: int) -> tuple[int, int]:
+    """How many of the next `n_bytes` there are, and their CRC-32; ends behind them."""
+    checksum, size = 0, 0
+    # Clip stores are large: whoever waits for seconds sees what for.
+    label = {"desc": f"checking {Path(file.name).name}", "unit": "B", "unit_scale": True}
+    with tqdm(total=n_bytes, **label, delay=2, leave=False, disable=None) as bar:
+        while block := file.read(min(BLOCK_BYTES, n_bytes - size)):
+            checksum, size = zlib.crc32(block, checksum), size + len(block)
+            bar.update(len(block))
+    return size, checksum

@@ -45,12 +45,10 @@ def predict_test(run: Run, config: Config, test: Examples) -> None:
         result.unseal()
         model = model or build_tagger(config, len(run.dataset.classes))
         model.load_weights(run.fold(config, fold).files["weights"])
-        checkpoint = result.record.with_suffix(".checkpoint")
-        label = f"{config.name} fold {fold}"
-        scores = predict(model, test, config, label, checkpoint, result.fingerprint(source))
+        label, fingerprint = f"{config.name} fold {fold}", result.fingerprint(source)
+        scores = predict(model, test, config, label, result.checkpoint, fingerprint)
         write_scores(result.files["scores"], test.store.fnames, run.dataset.classes, scores)
         result.seal(source)
-        checkpoint.unlink(missing_ok=True)
     keras.backend.clear_session()
 
 

@@ -24,7 +24,8 @@ def write_store(run: Run, split: str) -> None:
     if not run.is_pending(result, source):
         return
     result.unseal()
-    with clipstore.Writer(run.outputs.clips(split), settings, result.fingerprint(source)) as writer:
+    progress = result.checkpoint, result.fingerprint(source)
+    with clipstore.Writer(run.outputs.clips(split), settings, *progress) as writer:
         done = len(writer)
         if done:
             print(f"{split} clips: going on after the first {done}")
@@ -44,7 +45,6 @@ def write_store(run: Run, split: str) -> None:
         for fname, clip in bar:
             writer.append(fname, clip)
     result.seal(source)
-    writer.forget()
     print(f"{split} clips: wrote {len(clips)} to {run.outputs.clips(split)}")
 
 

@@ -8,15 +8,14 @@ differ from the record is damaged.
 
 import hashlib
 import json
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from errors import MissingResult
-from outputs import write_json
+from outputs import size_and_checksum, write_json
 
 # Raise a number when a change of the code changes that stage's results.
-REVISIONS = {"preprocess": 1, "pretrain": 1, "train": 1, "predict": 1, "ensemble": 1}
+REVISIONS = {"preprocess": 1, "pretrain": 2, "train": 2, "predict": 1, "ensemble": 2}
 MARK = "#"  # begins every fingerprint
 
 
@@ -43,10 +42,16 @@ class Result:
     record: Path
     files: dict[str, Path]
 
+    @property
+    def checkpoint(self) -> Path:
+        """Where work on the way to the result is saved (`checkpoints`)."""
+        return self.record.with_suffix(".checkpoint")
+
     def seal(self, source: dict) -> None:
-        """Write the record: the result is whole from now on."""
+        """Write the record: the result is whole from now on, and its checkpoint not needed."""
         files = {path.name: _size_and_checksum(path) for path in self.files.values()}
         write_json(self.record, {"from": self._complete(source), "files": files})
+        self.checkpoint.unlink(missing_ok=True)
 
     def unseal(self) -> None:
         """Remove the record, before the files are written anew."""
@@ -124,8 +129,6 @@ def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
 
 
 def _size_and_checksum(path: Path) -> list:
-    checksum, size = 0, 0
     with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            checksum, size = zlib.crc32(block, checksum), size + len(block)
+        size, checksum = size_and_checksum(file, path.stat().st_size)
     return [size, f"{checksum:08x}"]

@@ -9,7 +9,7 @@ import pandas as pd
 import config
 import dataset
 from batches import Examples
-from clipstore import PROGRESS, STORE_FILES, ClipStore, settings_of
+from clipstore import STORE_FILES, ClipStore, settings_of
 from errors import InputError, first_few
 from outputs import OutputFolder
 from provenance import Result, fingerprint
@@ -42,8 +42,7 @@ class Run:
             print(f"{result.name}: done already")
             return False
         if self.force:  # from the start, not from where an earlier run stopped
-            result.record.with_suffix(".checkpoint").unlink(missing_ok=True)
-            (result.record.parent / PROGRESS).unlink(missing_ok=True)
+            result.checkpoint.unlink(missing_ok=True)
         if result.is_there():
             print(f"{result.name}: made again, {fault or 'as --force says'}")
         return True
@@ -192,6 +191,25 @@ class Run:
             source["test clips"] = self.store("test").content()
         return source
 
+    # --- stackers ---------------------------------------------------------------------------------
+
+    def stacker(self, fold: int) -> Result:
+        """One of them, for the fold that it was not trained on."""
+        kinds = {"weights": "weights.h5", "scores": "scores.csv"}
+        files = {what: self.outputs.stacker(fold, kind) for what, kind in kinds.items()}
+        return Result(f"stacker fold {fold}", "ensemble", self.outputs.stacker(fold, "json"), files)
+
+    def stacker_source(self, fold: int) -> dict:
+        scores = {chosen.name: self.predictions(chosen).content("oof") for chosen in self.configs}
+        return {"out-of-fold scores": scores, "fold": fold, **self._stacking_source()}
+
+    def _stacking_source(self) -> dict:
+        return {
+            "weights": {chosen.name: chosen.stack_weight for chosen in self.configs},
+            "settings": {key: getattr(self.configs[0], key) for key in config.STACKING_SETTINGS},
+            "labels": fingerprint(self.dataset["curated"].labels.tobytes()),
+        }
+
     def ensemble(self) -> Result:
         names = ["oof", "scores", "per_class"] + ["submission"] * bool(len(self.dataset["test"]))
         files = {name: self.outputs.table(name) for name in names}
@@ -199,19 +217,12 @@ class Run:
         return Result("ensemble", "ensemble", record, files)
 
     def ensemble_source(self) -> dict:
-        truth = [
-            (split.labels.tobytes(), "".join(split.usage) if split.usage is not None else "")
-            for split in (self.dataset["curated"], self.dataset["test"])
-            if split.labels is not None
-        ]
-        return {
-            "predictions": {
-                chosen.name: self.predictions(chosen).content() for chosen in self.configs
-            },
-            "weights": {chosen.name: chosen.stack_weight for chosen in self.configs},
-            "settings": {key: getattr(self.configs[0], key) for key in config.STACKING_SETTINGS},
-            "labels": fingerprint(*[part for labels, usage in truth for part in (labels, usage)]),
-        }
+        scores = {chosen.name: self.predictions(chosen).content() for chosen in self.configs}
+        source, test = {"predictions": scores, **self._stacking_source()}, self.dataset["test"]
+        if test.labels is not None:
+            usage = "" if test.usage is None else "".join(test.usage)
+            source["test labels"] = fingerprint(test.labels.tobytes(), usage)
+        return source
 
 
 def unreadable(store: ClipStore, split: str) -> str:

@@ -18,6 +18,7 @@ from errors import PipelineError
 from models import build_tagger
 from outputs import write_scores, written_whole
 from provenance import Result
+from training_state import Kept, TrainingState
 
 HISTORY = ("epoch", "loss", "lrap", "lwlrap", "learning_rate", "seconds")
 SECONDS_BETWEEN_CHECKPOINTS = 60
@@ -32,16 +33,6 @@ class Job:
     validation: Examples
     schedule: Schedule
     start: Result | None = None  # pretrained weights; None for the network's initial ones
-
-
-@dataclass
-class Kept:
-    """The best epoch of a training: its number, LRAP, weights and 3-TTA scores (clips, classes)."""
-
-    epoch: int
-    lrap: float
-    weights: list[np.ndarray]
-    scores: np.ndarray
 
 
 class Trainer:
@@ -61,9 +52,7 @@ class Trainer:
             loss="binary_crossentropy",
             jit_compile=False,  # XLA is four times slower on CPUs
         )
-        self.model.optimizer.build(self.model.trainable_variables)
-        self._variables = [*self.model.variables, *self.model.optimizer.variables]
-        self._initial = self._state()
+        self.state = TrainingState(self.model)
 
     def fit(
         self, job: Job, checkpoint: Path | None = None, source: str = ""
@@ -90,25 +79,23 @@ class Trainer:
         PipelineError
             If the loss is not finite.
         """
-        self._restore(self._initial)
-        kept, history = None, []
-        saved = checkpoints.load(checkpoint, source) if checkpoint else None
-        if saved:
-            kept, history = self._resume(saved)
+        kept, history = self.state.resume(checkpoint, source)
+        if history:
             print(f"{self.config.name} {job.part}: going on after epoch {len(history)}")
         elif job.start:
-            self.model.load_weights(job.start.files["weights"])
+            self.state.load_weights(job.start.files["weights"])
         for epoch in range(len(history), job.schedule.epochs):
             if history and is_over(job.schedule, epoch - 1, kept):
                 break
             row, scores = self._epoch(job, epoch)
-            history.append(row)
+            history.append(list(row.values()))
             if epoch >= job.schedule.keep_from and (kept is None or row["lrap"] > kept.lrap):
                 kept = Kept(epoch, row["lrap"], self.model.get_weights(), scores)
             self._print(job, row, best=kept is not None and kept.epoch == epoch)
             if checkpoint:
-                checkpoints.save(checkpoint, source, self._checkpoint(kept, history))
-        return kept, pd.DataFrame(history)
+                self.state.save(checkpoint, source, kept, history)
+        table = pd.DataFrame(history, columns=HISTORY)
+        return kept, table.astype({"epoch": int})
 
     def _epoch(self, job: Job, epoch: int) -> tuple[dict, np.ndarray]:
         """Train and score once: the row of the history, and the scores (clips, classes)."""
@@ -154,47 +141,17 @@ class Trainer:
             flush=True,
         )
 
-    def _state(self) -> list[np.ndarray]:
-        return [keras.ops.convert_to_numpy(variable) for variable in self._variables]
-
-    def _restore(self, state: list[np.ndarray]) -> None:
-        for variable, value in zip(self._variables, state, strict=True):
-            variable.assign(value)
-
-    def _checkpoint(self, kept: Kept | None, history: list[dict]) -> dict[str, np.ndarray]:
-        arrays = {f"state{i}": value for i, value in enumerate(self._state())}
-        arrays["history"] = np.array([list(row.values()) for row in history])
-        if kept:
-            arrays |= {f"kept{i}": value for i, value in enumerate(kept.weights)}
-            arrays |= {"kept": np.array([kept.epoch, kept.lrap]), "scores": kept.scores}
-        return arrays
-
-    def _resume(self, saved: dict[str, np.ndarray]) -> tuple[Kept | None, list[dict]]:
-        self._restore([saved[f"state{i}"] for i in range(len(self._variables))])
-        history = [dict(zip(HISTORY, row, strict=True)) for row in saved["history"].tolist()]
-        for row in history:
-            row["epoch"] = int(row["epoch"])
-        if "kept" not in saved:
-            return None, history
-        epoch, lrap = saved["kept"].tolist()
-        weights = [saved[f"kept{i}"] for i in range(len(self.model.weights))]
-        return Kept(int(epoch), lrap, weights, saved["scores"]), history
-
 
 def make(result: Result, source: dict, trainer: Trainer, job: Job, classes: list[str]) -> None:
     """Train, and write the files of the result: weights, history, and validation scores."""
     result.unseal()
-    checkpoint = result.record.with_suffix(".checkpoint")
-    kept, history = trainer.fit(job, checkpoint, result.fingerprint(source))
+    kept, history = trainer.fit(job, result.checkpoint, result.fingerprint(source))
     with written_whole(result.files["history"]) as path:
         history.to_csv(path, index=False)
     fnames = [job.validation.store.fnames[clip] for clip in job.validation.clips]
     write_scores(result.files["scores"], fnames, classes, kept.scores)
-    trainer.model.set_weights(kept.weights)
-    with written_whole(result.files["weights"]) as path:
-        trainer.model.save_weights(path)
+    trainer.state.write_weights(result.files["weights"], kept)
     result.seal(source)
-    checkpoint.unlink(missing_ok=True)
     print(f"wrote {result.files['weights']} (epoch {kept.epoch + 1}, LRAP {kept.lrap:.4f})")
 
 

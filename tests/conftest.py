@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import soundfile as sf
 
+import clipstore
 import config
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -40,6 +41,11 @@ def tiny_profile():
     config.PROFILES["tiny"] = config.Profile(("v1mix", "max3exam"), TINY)
     yield "tiny"
     del config.PROFILES["tiny"]
+
+
+def open_writer(folder: Path, settings: dict, source: str = "#source") -> clipstore.Writer:
+    """A writer with its checkpoint in the same folder."""
+    return clipstore.Writer(folder, settings, folder / "store.checkpoint", source)
 
 
 @pytest.fixture

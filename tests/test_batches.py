@@ -12,6 +12,7 @@ import clipstore
 import logmel
 from batches import Examples
 from config import Config, Schedule
+from conftest import open_writer
 
 CROP = 1000
 CONFIG = Config(crop_samples=CROP, n_hop=100, batch_size=4, label_smoothing=0.0)
@@ -30,7 +31,7 @@ def store(tmp_path):
         clips.append(
             clipstore.PreparedClip(samples, 1 / 32768, decibels.astype(np.float16), features)
         )
-    with clipstore.Writer(tmp_path, clipstore.settings_of(CONFIG), "#source") as writer:
+    with open_writer(tmp_path, clipstore.settings_of(CONFIG)) as writer:
         for n, clip in zip(SIZES, clips, strict=True):
             writer.append(f"{n}.wav", clip)
     return clipstore.ClipStore(tmp_path)

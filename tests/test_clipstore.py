@@ -10,6 +10,7 @@ import clipstore
 import logmel
 from audio import trim
 from config import Config
+from conftest import open_writer
 from dataset import ClipFile
 from features import global_features
 
@@ -30,10 +31,10 @@ def sources(tmp_path):
 
 
 def make_store(folder, source, names):
-    with clipstore.Writer(folder, SETTINGS, "#source") as writer:
+    with open_writer(folder, SETTINGS) as writer:
         for name in names[len(writer) :]:
             writer.append(name, clipstore.prepare(ClipFile(source, f"{name}.wav"), SETTINGS))
-    writer.forget()
+    (folder / "store.checkpoint").unlink()  # as sealing does
     return clipstore.ClipStore(folder)
 
 
@@ -107,7 +108,7 @@ class TestInterruptedWriter:
 
     def interrupt(self, folder, source, after):
         def write():
-            with clipstore.Writer(folder, SETTINGS, "#source") as writer:
+            with open_writer(folder, SETTINGS) as writer:
                 for name in self.names[len(writer) : after]:
                     clip = clipstore.prepare(ClipFile(source, f"{name}.wav"), SETTINGS)
                     writer.append(name, clip)
@@ -123,30 +124,44 @@ class TestInterruptedWriter:
     def test_goes_on(self, tmp_path, source, after):
         make_store(tmp_path / "whole", source, self.names)
         self.interrupt(tmp_path / "store", source, after)
-        with clipstore.Writer(tmp_path / "store", SETTINGS, "#source") as writer:
+        with open_writer(tmp_path / "store", SETTINGS) as writer:
             assert len(writer) == after // 2 * 2
             for name in self.names[len(writer) :]:
                 writer.append(name, clipstore.prepare(ClipFile(source, f"{name}.wav"), SETTINGS))
             # Killed before the store is sealed, all of it would be there to go on with.
-        assert len(clipstore.Writer(tmp_path / "store", SETTINGS, "#source")) == len(self.names)
-        (tmp_path / "store" / clipstore.PROGRESS).unlink()
+        assert len(open_writer(tmp_path / "store", SETTINGS)) == len(self.names)
+        (tmp_path / "store" / "store.checkpoint").unlink()
         assert self.contents(tmp_path / "store") == self.contents(tmp_path / "whole")
 
     def test_what_another_source_began_is_not_continued(self, tmp_path, source):
         self.interrupt(tmp_path / "store", source, 5)
-        writer = clipstore.Writer(tmp_path / "store", SETTINGS, "#other")
+        writer = open_writer(tmp_path / "store", SETTINGS, "#other")
         assert len(writer) == 0
         # Not even when the first source comes back.
-        assert len(clipstore.Writer(tmp_path / "store", SETTINGS, "#source")) == 0
+        assert len(open_writer(tmp_path / "store", SETTINGS)) == 0
 
-    @pytest.mark.parametrize("name", ["samples.npy", "logmel.npy", "features.npy", "clips.csv"])
-    def test_truncated_files_are_started_again(self, tmp_path, source, name, capsys):
+    @pytest.mark.parametrize("damage", ["truncated", "flipped"])
+    @pytest.mark.parametrize("name", ["samples.npy", "logmel.npy", "features.npy"])
+    def test_damaged_arrays_are_named_and_started_again(
+        self, tmp_path, source, name, damage, capsys
+    ):
         self.interrupt(tmp_path / "store", source, 5)
         path = tmp_path / "store" / name
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
-        assert len(clipstore.Writer(tmp_path / "store", SETTINGS, "#source")) in (0, 1)
-        if name.endswith(".npy"):
-            assert f"{name} is shorter than its table says" in capsys.readouterr().out
+        content = bytearray(path.read_bytes())
+        if damage == "flipped":
+            content[200] ^= 1  # behind the header, in the first clip
+        path.write_bytes(content if damage == "flipped" else content[: len(content) // 3])
+        assert len(open_writer(tmp_path / "store", SETTINGS)) == 0
+        assert f"{name} is damaged: starting again" in capsys.readouterr().out
+
+    def test_a_damaged_checkpoint_is_started_again(self, tmp_path, source, capsys):
+        self.interrupt(tmp_path / "store", source, 5)
+        path = tmp_path / "store" / "store.checkpoint"
+        content = bytearray(path.read_bytes())
+        content[content.index(b"fname") + 50] ^= 1
+        path.write_bytes(content)
+        assert len(open_writer(tmp_path / "store", SETTINGS)) == 0
+        assert "store.checkpoint is damaged and not used" in capsys.readouterr().out
 
 
 def test_an_empty_split_makes_an_empty_store(tmp_path):
@@ -155,12 +170,12 @@ def test_an_empty_split_makes_an_empty_store(tmp_path):
     assert store.features.shape == (0, 128, 12)
 
 
-def test_half_an_hour_goes_in_and_can_be_cut_anywhere(tmp_path):
+def test_two_hours_go_in_and_can_be_cut_anywhere(tmp_path):
     settings = {**SETTINGS, "sample_rate": 4000}
     rng = np.random.default_rng(0)
-    waveform = rng.integers(-9000, 9000, 30 * 60 * 4000).astype(np.int16)
+    waveform = rng.integers(-9000, 9000, 2 * 3600 * 4000).astype(np.int16)
     sf.write(tmp_path / "long.wav", waveform, 4000, subtype="PCM_16")
-    with clipstore.Writer(tmp_path / "store", settings, "#source") as writer:
+    with open_writer(tmp_path / "store", settings) as writer:
         writer.append("long", clipstore.prepare(ClipFile(tmp_path, "long.wav"), settings))
     store = clipstore.ClipStore(tmp_path / "store")
     assert store.n_samples[0] == len(waveform)

@@ -5,9 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+import dataset
 import ensemble
 import metrics
 from config import Config
+from stacker import StackerTrainer, stacker_input
 
 N_CLASSES, N_MODELS = 5, 3
 
@@ -20,7 +22,7 @@ def data():
     scores = [
         np.clip(truth * merit + rng.uniform(0, 0.8, truth.shape), 0, 1) for merit in (0.2, 0.3, 0.4)
     ]
-    return truth, ensemble.stacker_input(scores, [1.0, 1.9, 2.1])
+    return truth, stacker_input(scores, [1.0, 1.9, 2.1])
 
 
 def test_last_channel_is_the_weighted_average(data):
@@ -32,7 +34,7 @@ def test_last_channel_is_the_weighted_average(data):
 
 def test_models_without_weight_count_alike():
     one = np.ones((2, 3))
-    np.testing.assert_allclose(ensemble.stacker_input([one, 3 * one], [0, 0])[..., 2], 2)
+    np.testing.assert_allclose(stacker_input([one, 3 * one], [0, 0])[..., 2], 2)
 
 
 def test_initial_output_is_the_shifted_sigmoid_of_the_average(data):
@@ -64,36 +66,94 @@ def test_weights_stay_of_unit_norm_over_the_models(data):
     np.testing.assert_allclose(np.linalg.norm(kernel, axis=1), 1, atol=1e-3)
 
 
-def test_stacking_gives_finite_scores_for_all_and_no_less_than_the_average(data):
+def folds(truth, config):
+    return dataset.assign_folds(truth, config.n_folds, config.fold_seed)
+
+
+def test_stacking_scores_no_less_than_the_average(data):
     truth, inputs = data
     config = dataclasses.replace(Config(), n_folds=4, stacker_epochs=30)
-    stacked, submission = ensemble.stack(inputs, truth, inputs[:7], config)
-    assert stacked.shape == truth.shape
-    assert submission.shape == (7, N_CLASSES)
-    for scores in (stacked, submission):
-        assert np.isfinite(scores).all()
-        assert 0 <= scores.min() <= scores.max() <= 1
-    assert metrics.lrap(truth, stacked) >= metrics.lrap(truth, inputs[..., -1])
+    fold_of = folds(truth, config)
+    trainer = StackerTrainer(inputs, truth, fold_of, config)
+    for fold in range(4):
+        kept, validated = trainer.fit(fold), fold_of == fold
+        assert 0 <= kept.scores.min() <= kept.scores.max() <= 1
+        assert kept.lrap == metrics.lrap(truth[validated], kept.scores)
+        assert kept.lrap >= metrics.lrap(truth[validated], inputs[validated, :, -1])
 
 
-def test_stacking_is_reproducible(data):
+def test_the_kept_weights_are_of_the_kept_scores(data):
+    truth, inputs = data
+    config = dataclasses.replace(Config(), n_folds=4, stacker_epochs=9, stacker_learning_rate=0.01)
+    fold_of = folds(truth, config)
+    trainer = StackerTrainer(inputs, truth, fold_of, config)
+    kept = trainer.fit(1)
+    trainer.model.set_weights(kept.weights)
+    scores = trainer.model.predict_on_batch(inputs[fold_of == 1])
+    np.testing.assert_allclose(scores, kept.scores, rtol=1e-6)
+
+
+def test_stacking_stops_when_the_best_epoch_lies_patience_back(data, monkeypatch):
+    truth, inputs = data
+    config = dataclasses.replace(Config(), n_folds=2, stacker_patience=3)
+    lraps = iter([0.1, 0.5, 0.2, 0.3, 0.5, 0.9])
+    monkeypatch.setattr(metrics, "lrap", lambda *_: next(lraps))
+    kept = StackerTrainer(inputs, truth, folds(truth, config), config).fit(0)
+    assert (kept.epoch, kept.lrap, next(lraps)) == (1, 0.5, 0.9)
+
+
+def test_each_fold_starts_anew_and_is_reproducible(data):
     truth, inputs = data
     config = dataclasses.replace(Config(), n_folds=2, stacker_epochs=4)
-    once, again = (ensemble.stack(inputs, truth, inputs, config) for _ in range(2))
-    np.testing.assert_array_equal(once[1], again[1])
+    trainer = StackerTrainer(inputs, truth, folds(truth, config), config)
+    first = trainer.fit(1)
+    trainer.fit(0)
+    again = trainer.fit(1)
+    for one, other in zip(first.weights, again.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
-def test_validated_clips_are_not_trained_on(data, monkeypatch):
+def test_clips_of_the_fold_are_not_trained_on(data):
+    """What they are, and their labels, changes nothing but which epoch is the best."""
     truth, inputs = data
-    config = dataclasses.replace(Config(), n_folds=5, stacker_epochs=2)
-    seen = []
-    original = ensemble._fit
+    config = dataclasses.replace(Config(), n_folds=5, stacker_epochs=2, stacker_learning_rate=0.01)
+    fold_of = folds(truth, config)
+    last = []
+    for change in (False, True):
+        trainer = StackerTrainer(inputs.copy(), truth.copy(), fold_of, config)
+        if change:
+            trainer._inputs[fold_of == 3] = 0.5
+            trainer._truth[fold_of == 3] = 1
+        trainer.fit(3)
+        last.append(trainer.model.get_weights())
+        assert np.abs(last[-1][1] - np.eye(N_CLASSES)).max() > 1e-3  # it did learn
+    for one, other in zip(*last, strict=True):
+        np.testing.assert_array_equal(one, other)
 
-    def spy(model, oof, truth, training, validated, *rest):
-        seen.append((set(training), set(validated)))
-        return original(model, oof, truth, training, validated, *rest)
 
-    monkeypatch.setattr(ensemble, "_fit", spy)
-    ensemble.stack(inputs, truth, inputs[:0], config)
-    assert all(training.isdisjoint(validated) for training, validated in seen)
-    assert sorted(clip for _, validated in seen for clip in validated) == list(range(100))
+@pytest.mark.parametrize("after", [1, 4])
+def test_goes_on_where_it_was_interrupted(data, tmp_path, monkeypatch, after, capsys):
+    truth, inputs = data
+    config = dataclasses.replace(Config(), n_folds=2, stacker_epochs=8, stacker_learning_rate=0.01)
+    fold_of = folds(truth, config)
+    whole = StackerTrainer(inputs, truth, fold_of, config).fit(0)
+
+    epochs = []
+    original = StackerTrainer._train
+
+    def train(trainer, fold, epoch):
+        if len(epochs) == after and after not in epochs:
+            epochs.append(None)
+            raise KeyboardInterrupt
+        epochs.append(epoch)
+        original(trainer, fold, epoch)
+
+    monkeypatch.setattr(StackerTrainer, "_train", train)
+    with pytest.raises(KeyboardInterrupt):
+        StackerTrainer(inputs, truth, fold_of, config).fit(0, tmp_path / "checkpoint", "#a")
+    resumed = StackerTrainer(inputs, truth, fold_of, config).fit(0, tmp_path / "checkpoint", "#a")
+    assert epochs == [*range(after), None, *range(after, 8)]
+    assert (resumed.epoch, resumed.lrap) == (whole.epoch, whole.lrap)
+    np.testing.assert_array_equal(resumed.scores, whole.scores)
+    for one, other in zip(resumed.weights, whole.weights, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import subprocess
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -17,6 +18,7 @@ import audio
 import clipstore
 import dataset
 from config import Config
+from conftest import open_writer
 from dataset import ClipFile
 from errors import InputError
 
@@ -144,7 +146,7 @@ def test_file_names(clips, tmp_path, fname):
     clips.tables["curated"].loc[0, "fname"] = fname
     clips.write(tmp_path)
     curated = dataset.load(tmp_path)["curated"]
-    with clipstore.Writer(tmp_path / "store", SETTINGS, "#") as writer:
+    with open_writer(tmp_path / "store", SETTINGS) as writer:
         for name, file in zip(curated.fnames[:2], curated.files[:2], strict=True):
             writer.append(name, clipstore.prepare(file, SETTINGS))
     store = clipstore.ClipStore(tmp_path / "store")
@@ -189,6 +191,35 @@ class TestArchives:
         prepared = [clipstore.prepare(file, SETTINGS) for file in dataset.load(root)["test"].files]
         assert "cannot be unpacked" in prepared[0].fault
         assert [clip.fault for clip in prepared[1:]] == ["", "", ""]
+
+    def test_a_member_larger_than_memory_is_a_fault(self, clips, root, monkeypatch):
+        """A bomb: little in the archive, much when unpacked."""
+        monkeypatch.setattr(dataset, "LARGEST_MEMBER", 10**6)
+        with zipfile.ZipFile(root / "test.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for i, fname in enumerate(clips.tables["test"]["fname"]):
+                archive.writestr(fname, bytes(10**6 + 1) if i == 0 else wav())
+        assert (root / "test.zip").stat().st_size < 50_000
+        prepared = [clipstore.prepare(file, SETTINGS) for file in dataset.load(root)["test"].files]
+        assert "would take 0.0 GB of memory: unpack the archive" in prepared[0].fault
+        assert [clip.fault for clip in prepared[1:]] == ["", "", ""]
+
+    def test_a_member_that_lies_about_its_size_is_not_unpacked_further(self, clips, root):
+        self.archive(clips, root)
+        fname = clips.tables["test"]["fname"][0]
+        with zipfile.ZipFile(root / "test.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in clips.tables["test"]["fname"]:
+                archive.writestr(name, bytes(50_000_000) if name == fname else wav())
+        content = (root / "test.zip").read_bytes()
+        size = struct.pack("<I", 50_000_000)
+        assert content.count(size) == 2  # before the member, and in the archive's directory
+        (root / "test.zip").write_bytes(content.replace(size, struct.pack("<I", 1000)))
+        files = dataset.load(root)["test"].files
+        tracemalloc.start()
+        clip = clipstore.prepare(files[0], SETTINGS)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert "cannot be unpacked (Bad CRC-32" in clip.fault
+        assert peak < 5_000_000
 
     def test_encrypted(self, clips, root):
         folder = root / "audio_test"
@@ -268,6 +299,14 @@ class TestTables:
         with pytest.raises(InputError, match=r"train_noisy.csv.zip: is not a readable CSV file"):
             dataset.load(root)
 
+    def test_a_zipped_table_larger_than_memory(self, root, monkeypatch):
+        monkeypatch.setattr(dataset, "LARGEST_MEMBER", 1000)
+        with zipfile.ZipFile(root / "train_noisy.csv.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("train_noisy.csv", "fname,labels\n" + "x.wav,Bark\n" * 1000)
+        (root / "train_noisy.csv").unlink()
+        with pytest.raises(InputError, match=r"train_noisy.csv.zip: is not .* unpack the archive"):
+            dataset.load(root)
+
     def test_an_empty_table(self, root):
         (root / "train_noisy.csv").write_bytes(b"")
         with pytest.raises(InputError, match="train_noisy.csv: is not a readable CSV file"):
@@ -297,8 +336,6 @@ def test_two_hours_take_bounded_memory_per_second(tmp_path, monkeypatch):
     content = wav(400_000, channels=8)
     (tmp_path / "clip.wav").write_bytes(content)
     monkeypatch.setattr(audio, "BLOCK_SAMPLES", 1 << 12)
-    import tracemalloc
-
     tracemalloc.start()
     audio.read_clip(tmp_path / "clip.wav", RATE)
     _, peak = tracemalloc.get_traced_memory()

@@ -40,7 +40,7 @@ class TestResult:
 
     def test_a_changed_revision_of_the_code_counts(self, result, monkeypatch):
         monkeypatch.setitem(command_line.sys.modules["provenance"].REVISIONS, "train", 99)
-        assert "revision 1 -> 99" in result.fault({"seed": 1, "settings": {"lr": 0.1}})
+        assert "-> 99" in result.fault({"seed": 1, "settings": {"lr": 0.1}})
 
     @pytest.mark.parametrize("damage", ["truncated", "flipped", "longer"])
     def test_damage_is_noticed(self, result, damage):
@@ -157,7 +157,8 @@ def test_changed_test_labels_change_the_scores_only(finished):
     submission = (root / "out" / "submission.csv").read_bytes()
     said = run()
     assert made(said) == set()
-    assert "ensemble: made again, made from something else (labels changed)" in said
+    assert "ensemble: made again, made from something else (test labels changed)" in said
+    assert "stacker fold 1: done already" in said
     assert (root / "out" / "submission.csv").read_bytes() == submission
 
 
@@ -179,6 +180,7 @@ def test_a_stacker_setting_stacks_again_only(finished, monkeypatch):
     said = run()
     assert made(said) == set()
     assert "settings.stacker_epochs 20 -> 3" in said
+    assert "stacker fold 1: wrote its weights" in said
 
 
 def test_a_replaced_clip_is_decoded_again(finished, make_clips):
@@ -195,7 +197,8 @@ def test_force_makes_again(finished):
     _, run = finished
     said = run("preprocess", "ensemble", options=["--force"])
     assert made(said) == {"clips", "folds"}
-    assert "ensemble: made again, as --force says" in said
+    for what in ("ensemble", "stacker fold 0"):
+        assert f"{what}: made again, as --force says" in said
 
 
 @pytest.mark.parametrize(
@@ -232,6 +235,18 @@ def test_a_damaged_submission_is_written_again(finished):
     np.testing.assert_allclose(
         written.drop(columns="fname"), whole.drop(columns="fname"), atol=1e-5
     )
+
+
+def test_a_damaged_stacker_is_trained_again_and_only_that_one(finished):
+    root, run = finished
+    submission = (root / "out" / "submission.csv").read_bytes()
+    (root / "out" / "ensemble.json").unlink()
+    weights = root / "out" / "stacker" / "fold1.weights.h5"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    said = run("ensemble")
+    assert f"stacker fold 1: made again, {weights} is damaged" in said
+    assert "stacker fold 0: done already" in said
+    assert (root / "out" / "submission.csv").read_bytes() == submission
 
 
 def test_records_say_what_a_result_came_from(finished):

@@ -14,6 +14,7 @@ import config
 import models
 import outputs
 import space
+from conftest import open_writer
 from errors import PipelineError
 
 
@@ -31,7 +32,7 @@ def test_size_of_a_store_is_estimated_well(clips, tmp_path):
         command_line.dataset.ClipFile(tmp_path, name) for name in clips.tables["curated"].fname
     ]
     settings = clipstore.settings_of(chosen)
-    with clipstore.Writer(tmp_path / "store", settings, "#") as writer:
+    with open_writer(tmp_path / "store", settings) as writer:
         for file in files:
             writer.append(file.name, clipstore.prepare(file, settings))
     actual = sum(path.stat().st_size for path in (tmp_path / "store").iterdir())

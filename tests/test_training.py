@@ -10,7 +10,7 @@ import clipstore
 import training
 from batches import Examples
 from config import EXPERIMENTS, Schedule
-from conftest import TINY
+from conftest import TINY, open_writer
 from errors import PipelineError
 from training import Kept
 
@@ -50,7 +50,7 @@ def examples(tmp_path_factory):
             )
         )
     folder = tmp_path_factory.mktemp("store")
-    with clipstore.Writer(folder, clipstore.settings_of(CONFIG), "#source") as writer:
+    with open_writer(folder, clipstore.settings_of(CONFIG)) as writer:
         for i, clip in enumerate(clips):
             writer.append(str(i), clip)
     return Examples(clipstore.ClipStore(folder), np.arange(24), labels)
@@ -93,6 +93,22 @@ def test_training_again_from_the_start_gives_the_same(trainer, examples):
     schedule = Schedule(2, milestones=(1,), mixup_prob=0.5)
     (_, once), (_, again) = (fit(trainer, examples, schedule) for _ in range(2))
     np.testing.assert_allclose(once["loss"], again["loss"], rtol=1e-4)
+
+
+def test_starts_from_pretrained_weights_with_a_new_optimiser(trainer, examples, tmp_path):
+    kept, _ = fit(trainer, examples, Schedule(2, milestones=(1,), mixup_prob=0))
+    path = tmp_path / "pretrained.weights.h5"
+    trainer.state.write_weights(path, kept)
+    optimiser = trainer.model.optimizer
+    assert path.stat().st_size < 8 * trainer.model.count_params() + 200_000  # without its moments
+    fresh = training.Trainer(CONFIG, n_classes=2)
+    initial = [variable.numpy() for variable in fresh.model.optimizer.variables]
+    fresh.state.load_weights(path)
+    for weight, expected in zip(fresh.model.get_weights(), kept.weights, strict=True):
+        np.testing.assert_array_equal(weight, expected)
+    for variable, value in zip(fresh.model.optimizer.variables, initial, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    assert int(optimiser.iterations) == 4 != int(fresh.model.optimizer.iterations)
 
 
 def test_predictions_are_the_mean_of_the_three_views(trainer, examples):

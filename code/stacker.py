@@ -1,0 +1,116 @@
+"""The stacking network: what several networks say of a clip becomes one score per class."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+import metrics
+from batches import random_generator
+from config import Config
+from layers import LastChannel, LocallyConnected1D
+from training_state import Kept, TrainingState
+
+SHIFT = 1.6
+
+
+def build_stacker(n_classes: int, n_channels: int, learning_rate: float = 1e-4) -> keras.Model:
+    """The stacking network, compiled.
+
+    Per class a weight vector over the channels, of unit L2 norm, at first 1 on the last channel;
+    then a dense layer between the classes, at first the identity; then (tanh(x - 1.6) + 1) / 2.
+    So its first output is sigmoid(2 (last channel - 1.6)).
+
+    Parameters
+    ----------
+    n_classes : int
+    n_channels : int
+        Models + 1: the last channel is the models' weighted average.
+    learning_rate : float
+        Of Nadam.
+
+    Returns
+    -------
+    keras.Model: (batch, n_classes, n_channels) -> (batch, n_classes)
+    """
+    scores = keras.Input((n_classes, n_channels), name="scores")
+    x = LocallyConnected1D(
+        1,
+        kernel_initializer=LastChannel(),
+        kernel_constraint=keras.constraints.UnitNorm(axis=1),  # over the channels
+        name="models",
+    )(scores)  # (classes, 1)
+    x = keras.layers.Flatten()(x)  # (classes,)
+    x = keras.layers.Dense(
+        n_classes, use_bias=False, kernel_initializer="identity", name="classes"
+    )(x)
+    x = (keras.ops.tanh(x - SHIFT) + 1) / 2
+    model = keras.Model(scores, x, name="stacker")
+    model.compile(
+        keras.optimizers.Nadam(learning_rate), loss="binary_crossentropy", jit_compile=False
+    )
+    return model
+
+
+def stacker_input(scores: list[np.ndarray], weights: list[float]) -> np.ndarray:
+    """Each model's scores, then their weighted average: (clips, classes, models + 1).
+
+    Parameters
+    ----------
+    scores : one (clips, classes) per model
+    weights : one per model; where all are 0 the models count alike
+    """
+    average = np.average(scores, axis=0, weights=weights if any(weights) else None)
+    return np.stack([*scores, average], axis=-1).astype(np.float32)
+
+
+class StackerTrainer:
+    """Trains one stacker per fold, each from the same start.
+
+    Parameters
+    ----------
+    inputs : (clips, classes, channels), out-of-fold scores as `stacker_input` gives
+    truth : multi-hot (clips, classes)
+    fold_of : int (clips,)
+    """
+
+    def __init__(self, inputs: np.ndarray, truth: np.ndarray, fold_of: np.ndarray, config: Config):
+        self._inputs, self._truth, self._fold_of, self._config = inputs, truth, fold_of, config
+        self.model = build_stacker(*inputs.shape[1:], config.stacker_learning_rate)
+        self.state = TrainingState(self.model)
+
+    def fit(self, fold: int, checkpoint: Path | None = None, source: str = "") -> Kept:
+        """Train on the other folds' clips; keep the epoch with the best LRAP on this fold's.
+
+        Parameters
+        ----------
+        fold : int
+        checkpoint : Path, optional
+            Where to save the state after every epoch, and to go on from if it is of this `source`.
+        source : str
+            Fingerprint of what the training comes from.
+        """
+        config, validated = self._config, np.flatnonzero(self._fold_of == fold)
+        kept, history = self.state.resume(checkpoint, source)
+        epochs = range(len(history), config.stacker_epochs)
+        for epoch in tqdm(epochs, desc=f"stacker fold {fold}", leave=False, disable=None):
+            scores = self.model.predict_on_batch(self._inputs[validated])
+            score = metrics.lrap(self._truth[validated], scores)
+            if kept is None or score > kept.lrap:
+                kept = Kept(epoch, score, self.model.get_weights(), scores)
+            elif epoch - kept.epoch >= config.stacker_patience:
+                break
+            self._train(fold, epoch)
+            history.append([score])
+            if checkpoint:
+                self.state.save(checkpoint, source, kept, history)
+        return kept
+
+    def _train(self, fold: int, epoch: int) -> None:
+        rng = random_generator(self._config, f"stacker fold{fold}", epoch)
+        order = rng.permutation(np.flatnonzero(self._fold_of != fold))
+        size = self._config.stacker_batch_size
+        for first in range(0, len(order), size):
+            batch = order[first : first + size]
+            self.model.train_on_batch(self._inputs[batch], self._truth[batch])

@@ -1,0 +1,87 @@
+"""What a training goes on from: variables of the network and its optimiser, and the best epoch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import checkpoints
+from outputs import written_whole
+
+
+@dataclass
+class Kept:
+    """The best epoch of a training: its number, LRAP, weights, and scores (clips, classes)."""
+
+    epoch: int
+    lrap: float
+    weights: list[np.ndarray]
+    scores: np.ndarray
+
+
+class TrainingState:
+    """The state of a compiled model, which can start again, be saved, and go on.
+
+    Building and compiling takes longer than a short training, so one model serves many.
+    """
+
+    def __init__(self, model: keras.Model):
+        model.optimizer.build(model.trainable_variables)
+        self._variables = [*model.variables, *model.optimizer.variables]
+        self._network = without_optimiser(model)
+        self._initial = self._values()
+
+    def restart(self) -> None:
+        """Back to where the model was when this object was made."""
+        self._assign(self._initial)
+
+    def load_weights(self, path: Path) -> None:
+        """Start from weights of another training; the optimiser starts anew."""
+        self._network.load_weights(path)
+
+    def write_weights(self, path: Path, kept: Kept) -> None:
+        """Write the weights of the best epoch, and leave the network with them."""
+        self._network.set_weights(kept.weights)
+        with written_whole(path) as part:
+            self._network.save_weights(part)
+
+    def save(self, path: Path, source: str, kept: Kept | None, history: list[list]) -> None:
+        """Write the present state, the best epoch, and a row of numbers per epoch."""
+        arrays = {f"state{i}": value for i, value in enumerate(self._values())}
+        arrays["history"] = np.array(history)
+        if kept:
+            arrays |= {f"kept{i}": value for i, value in enumerate(kept.weights)}
+            arrays |= {"kept": np.array([kept.epoch, kept.lrap]), "scores": kept.scores}
+        checkpoints.save(path, source, arrays)
+
+    def resume(self, path: Path | None, source: str) -> tuple[Kept | None, list[list]]:
+        """Back to the saved state, if there is one of this source, else to the initial one.
+
+        Returns
+        -------
+        The best epoch so far, and the rows of the epochs that are done: None and [] at the start.
+        """
+        saved = checkpoints.load(path, source) if path else None
+        if saved is None:
+            self.restart()
+            return None, []
+        self._assign([saved[f"state{i}"] for i in range(len(self._variables))])
+        kept = None
+        if "kept" in saved:
+            epoch, lrap = saved["kept"].tolist()
+            weights = [saved[f"kept{i}"] for i in range(len(self._network.weights))]
+            kept = Kept(int(epoch), lrap, weights, saved["scores"])
+        return kept, saved["history"].tolist()
+
+    def _values(self) -> list[np.ndarray]:
+        return [keras.ops.convert_to_numpy(variable) for variable in self._variables]
+
+    def _assign(self, values: list[np.ndarray]) -> None:
+        for variable, value in zip(self._variables, values, strict=True):
+            variable.assign(value)
+
+
+def without_optimiser(model: keras.Model) -> keras.Model:
+    """The same layers, not compiled: weight files of a compiled model hold its optimiser as well."""
+    return keras.Model(model.inputs, model.outputs)
