@@ -271,6 +271,7 @@ if [ "${1-}" = --no-venv ]; then
 fi
 
 stage=
+output=$here/output
 case ${1-} in
     test)
         shift
@@ -296,6 +297,7 @@ while [ "$rounds" -gt 0 ]; do
             ;;
         --no-venv) use_venv=no ;;
         --skip-unreadable | --force | --input=?* | --output=?* | --profile=?* | --experiments=?* | --folds=?*)
+            case $argument in --output=*) output=${argument#*=} ;; esac
             set -- "$@" "$argument"
             ;;
         --input | --output | --profile | --experiments | --folds)
@@ -303,6 +305,7 @@ while [ "$rounds" -gt 0 ]; do
                 die "$argument needs a value; sh run.sh --help explains it" 2
             fi
             value=$1
+            if [ "$argument" = --output ]; then output=$value; fi
             shift
             rounds=$((rounds - 1))
             set -- "$@" "$argument" "$value"
@@ -325,7 +328,18 @@ run_stage() { # run_stage STAGE ARGUMENTS...
     if [ "$status" -ne 0 ]; then exit "$status"; fi
 }
 
+# The stages lock the output folder. They do so through a file that this shell holds open, so that
+# the lock stays where it is between two stages, and goes when the last process of the run does.
+hold_lock() {
+    mkdir -p -- "$output" 2>/dev/null || return 0 # the first stage says what is wrong with it
+    if { : >>"$output/.lock"; } 2>/dev/null; then
+        exec 9>>"$output/.lock"
+        export RUN_SH_LOCK=9
+    fi
+}
+
 set_up
+hold_lock
 if [ -n "$stage" ]; then
     run_stage "$stage" "$@"
 else

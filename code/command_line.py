@@ -147,6 +147,8 @@ def stage(main: Callable[[Run], None]) -> Callable[[], None]:
 def locked(outputs: OutputFolder) -> Iterator[None]:
     """Hold the output folder; the lock goes with the process, however that ends.
 
+    Below run.sh it is that script's lock, which stays from the first stage to the last.
+
     Raises
     ------
     PipelineError
@@ -154,8 +156,10 @@ def locked(outputs: OutputFolder) -> Iterator[None]:
     """
     outputs.root.mkdir(parents=True, exist_ok=True)
     with outputs.lock.open("a+") as file:
+        descriptor = int(os.environ.get("RUN_SH_LOCK", file.fileno()))
+        os.set_inheritable(descriptor, False)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise PipelineError(
@@ -163,6 +167,7 @@ def locked(outputs: OutputFolder) -> Iterator[None]:
                 "or name another --output"
             ) from None
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.ctime()}")
+        process = os.getppid() if "RUN_SH_LOCK" in os.environ else os.getpid()
+        file.write(f"process {process} on {socket.gethostname()}, since {time.ctime()}")
         file.flush()
         yield

@@ -21,7 +21,7 @@ from provenance import Result
 from training_state import Kept, TrainingState
 
 HISTORY = ("epoch", "loss", "lrap", "lwlrap", "learning_rate", "seconds")
-SECONDS_BETWEEN_CHECKPOINTS = 60
+SECONDS_BETWEEN_CHECKPOINTS = 10
 
 
 @dataclass(frozen=True)
@@ -177,8 +177,8 @@ def predict(
 ) -> np.ndarray:
     """Scores with 3-TTA, the mean over the views: float32 (clips, classes).
 
-    With a checkpoint, scores are saved every minute, and prediction goes on after those that are
-    there from the same source.
+    With a checkpoint, scores are saved every ten seconds, and prediction goes on after those that
+    are there from the same source.
     """
     scores, n_done = np.zeros((len(clips), model.output_shape[-1]), np.float32), 0
     saved = checkpoints.load(checkpoint, source) if checkpoint else None

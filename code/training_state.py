@@ -83,5 +83,5 @@ class TrainingState:
 
 
 def without_optimiser(model: keras.Model) -> keras.Model:
-    """The same layers, not compiled: weight files of a compiled model hold its optimiser as well."""
+    """The same layers, not compiled: weight files of a compiled model hold its optimiser too."""
     return keras.Model(model.inputs, model.outputs)

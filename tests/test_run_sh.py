@@ -14,6 +14,10 @@ from pathlib import Path
 
 import pytest
 
+import command_line
+import outputs
+from errors import PipelineError
+
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("preprocess", "pretrain", "train", "predict", "ensemble")
 OPTIONS = (
@@ -264,6 +268,38 @@ def test_a_signal_to_the_shell_alone_ends_the_stage_too(installed):
     (stage,) = installed.logged()
     with pytest.raises(ProcessLookupError):
         os.kill(int(stage), 0)
+
+
+@pytest.mark.parametrize("argument", [["--output", "mine"], ["--output=mine"]])
+def test_the_output_folder_stays_locked_between_two_stages(installed, argument):
+    """The first stage locks it and ends, as stages do; the second, here, never does."""
+    locks = (
+        f"import sys; sys.path.insert(0, '{ROOT / 'code'}'); import command_line, outputs, pathlib;"
+        "command_line.locked(outputs.OutputFolder(pathlib.Path('mine'))).__enter__()"
+    )
+    stage = f"""case $1 in
+        *preprocess.py) exec '{sys.executable}' -c "{locks}" ;;
+        *) echo $$ >>$LOG; exec sleep 20 ;;
+    esac
+    stage="""
+    (installed.root / ".venv/bin/python").write_text(FAKE_PYTHON.replace("stage=", stage, 1))
+    (installed.bin / "sleep").symlink_to(shutil.which("sleep"))
+    installed.log.write_text("")
+    folder = outputs.OutputFolder(installed.elsewhere / "mine")
+    running = subprocess.Popen(
+        installed.command(*argument), cwd=installed.elsewhere, env=installed.environment()
+    )
+    while not installed.logged() and running.poll() is None:
+        time.sleep(0.02)
+    with (
+        pytest.raises(PipelineError, match=f"mine is in use by process {running.pid} on"),
+        command_line.locked(folder),
+    ):
+        pass
+    running.terminate()
+    running.wait(timeout=5)
+    with command_line.locked(folder):
+        pass
 
 
 # ---- installing ---------------------------------------------------------------------------------
