@@ -25,11 +25,13 @@ class Examples:
     store : ClipStore
     clips : int (n,), which clips of the store
     labels : multi-hot int8 (all clips of the store, classes), None where unknown
+    views : float32 (all clips of the store, 3, frames, n_mels), what `views` prepared for scoring
     """
 
     store: ClipStore
     clips: np.ndarray
     labels: np.ndarray | None
+    views: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -100,7 +102,7 @@ def training_batches(
     store, labels = examples.store, examples.labels
     sizes, crop = _extent(store, config)
     order = rng.permutation(examples.clips)
-    for batch in _split(order, config.batch_size):
+    for batch in split(order, config.batch_size):
         starts = [random_start(sizes[clip], crop, rng) for clip in batch]
         sound = _sound(store, batch, starts, config)
         y = smooth_labels(labels[batch], config.label_smoothing)
@@ -109,20 +111,17 @@ def training_batches(
         yield _inputs(store, batch, sound, config), y
 
 
-def view_batches(examples: Examples, config: Config) -> Iterator[tuple[np.ndarray, list[dict]]]:
-    """The examples in order: their positions, and the inputs of each of the three views."""
-    store, clips = examples.store, examples.clips
+def view_batches(examples: Examples, config: Config) -> Iterator[np.ndarray]:
+    """The three views of the examples in order: (batch, samples) or (batch, frames, n_mels) each.
+
+    A batch holds all views of some clips, one clip after the other.
+    """
+    store = examples.store
     sizes, crop = _extent(store, config)
-    for positions in _split(np.arange(len(clips)), config.batch_size):
-        batch = clips[positions]
-        starts = np.array([view_starts(sizes[clip], crop) for clip in batch])  # (batch, views)
-        yield (
-            positions,
-            [
-                _inputs(store, batch, _sound(store, batch, starts[:, view], config), config)
-                for view in range(N_VIEWS)
-            ],
-        )
+    for batch in split(examples.clips, max(1, config.batch_size // N_VIEWS)):
+        starts = [start for clip in batch for start in view_starts(sizes[clip], crop)]
+        sound = _sound(store, np.repeat(batch, N_VIEWS), starts, config)
+        yield logmel.normalise(sound) if config.frontend == "logmel" else sound
 
 
 def prefetch(batches: Iterable) -> Iterator:
@@ -135,7 +134,8 @@ def prefetch(batches: Iterable) -> Iterator:
             yield batch
 
 
-def _split(items: np.ndarray, size: int) -> list[np.ndarray]:
+def split(items: np.ndarray, size: int) -> list[np.ndarray]:
+    """Parts of that many items, in order; the last may be smaller."""
     return [items[first : first + size] for first in range(0, len(items), size)]
 
 

@@ -11,9 +11,6 @@ Memory does not grow with the number of clips: the writer appends, the reader ma
 """
 
 import io
-import math
-import os
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +20,12 @@ import pandas as pd
 import audio
 import checkpoints
 import logmel
+import npy
 from config import PREPROCESSING_SETTINGS, Config
 from dataset import ClipFile
 from errors import UnreadableClip
 from features import N_FEATURES, global_features
-from outputs import size_and_checksum, written_whole
+from outputs import written_whole
 
 NUM_STEPS = 128
 SECONDS_PER_LENGTH_UNIT = 10  # the length feature is in tens of seconds
@@ -121,7 +119,7 @@ class Writer:
             ("features.npy", np.float32, (NUM_STEPS, N_FEATURES), len(self._rows)),
         )
         return [
-            _NpyAppender(self._folder / name, *rest, checksum)
+            npy.Appender(self._folder / name, *rest, checksum)
             for (name, *rest), checksum in zip(layout, checksums, strict=True)
         ]
 
@@ -184,9 +182,9 @@ class ClipStore:
         table = pd.read_csv(folder / "clips.csv", **CSV_TYPES)
         self.fnames = list(table["fname"])
         self.faults = list(table["fault"])
-        self.features = _open(folder / "features.npy")
-        self._samples = _open(folder / "samples.npy")
-        self._frames = _open(folder / "logmel.npy")
+        self.features = npy.mapped(folder / "features.npy")
+        self._samples = npy.mapped(folder / "samples.npy")
+        self._frames = npy.mapped(folder / "logmel.npy")
         self._first_sample = table["first_sample"].to_numpy()
         self._first_frame = table["first_frame"].to_numpy()
         self._scale = table["scale"].to_numpy(np.float32)
@@ -210,14 +208,6 @@ class ClipStore:
         return _window(frames, start, length, logmel.FLOOR_DB)
 
 
-def _open(path: Path) -> np.ndarray:
-    """Map an array of the store; an empty one, which cannot be mapped, is read."""
-    with path.open("rb") as file:
-        np.lib.format.read_magic(file)
-        shape, *_ = np.lib.format.read_array_header_1_0(file)
-    return np.load(path, mmap_mode="r" if np.prod(shape) else None)
-
-
 def _window(array: np.ndarray, start: int, length: int, fill: float) -> np.ndarray:
     """array[start : start + length] as float32, filled up where it reaches beyond the ends."""
     window = np.full((length, *array.shape[1:]), fill, np.float32)
@@ -225,51 +215,3 @@ def _window(array: np.ndarray, start: int, length: int, fill: float) -> np.ndarr
     if first < last:
         window[first - start : last - start] = array[first:last]
     return window
-
-
-class _NpyAppender:
-    """Appends along the first axis of a .npy file, from row `n_rows` on; later rows are cut off.
-
-    Raises ValueError unless the rows before have the given checksum (CRC-32).
-    """
-
-    def __init__(self, path: Path, dtype: type, row_shape: tuple, n_rows: int, checksum: int):
-        self._dtype, self._row_shape, self._n_rows = np.dtype(dtype), row_shape, n_rows
-        self._file = path.open("r+b" if n_rows else "w+b")
-        self._write_header()
-        n_bytes = n_rows * self._dtype.itemsize * math.prod(row_shape)
-        self._checksum = checksum
-        if size_and_checksum(self._file, n_bytes) != (n_bytes, checksum):
-            raise ValueError(f"{path} is damaged")
-        self._file.truncate()
-
-    def append(self, rows: np.ndarray) -> int:
-        """Returns the index of the first appended row."""
-        first = self._n_rows
-        content = np.ascontiguousarray(rows, self._dtype).tobytes()
-        self._file.write(content)
-        self._checksum = zlib.crc32(content, self._checksum)
-        self._n_rows += len(rows)
-        return first
-
-    def commit(self) -> int:
-        """Bring the header up to date, and everything onto the disk; returns the checksum."""
-        end = self._file.tell()
-        self._write_header()
-        self._file.seek(end)
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return self._checksum
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _write_header(self) -> None:
-        header = {
-            "descr": np.lib.format.dtype_to_descr(self._dtype),
-            "fortran_order": False,
-            "shape": (self._n_rows, *self._row_shape),
-        }
-        self._file.seek(0)
-        # NumPy leaves room for the first axis to grow, so that the header keeps its size.
-        np.lib.format.write_array_header_1_0(self._file, header)

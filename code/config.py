@@ -64,6 +64,9 @@ class Config:
     pretraining: Schedule = Schedule(35, milestones=(8, 12, 16), mixup_prob=0.7, keep_from=28)
     training: Schedule = Schedule(40, milestones=(14, 21, 28), mixup_prob=0.6, stop_from=35)
 
+    # "auto": the fastest that the hardware multiplies. Or "float32", "bfloat16", "float16".
+    precision: str = "auto"
+
     # Folds and chance
     n_folds: int = 10
     fold_seed: int = 66666

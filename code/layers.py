@@ -16,9 +16,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     variance of the batch, as Keras 2 did.
     """
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs, training=None):
         if keras.backend.backend() != "tensorflow":
-            return super().call(inputs, training=training, mask=mask)
+            return super().call(inputs, training=training)
         # (batch, time, mel, channels); scale, offset and statistics stay float32
         training = bool(training and self.trainable)
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(

@@ -3,6 +3,7 @@
 import keras
 from keras import layers, ops
 
+import precision
 from clipstore import NUM_STEPS
 from config import Config
 from features import N_FEATURES
@@ -35,9 +36,14 @@ def build_tagger(config: Config, n_classes: int) -> keras.Model:
     ValueError
         If a setting of the config is not one that this module knows.
     """
+    with precision.used(config.precision):
+        return _tagger(config, n_classes)
+
+
+def _tagger(config: Config, n_classes: int) -> keras.Model:
     length = keras.Input((1,), name="length")
     global_feat = keras.Input((NUM_STEPS, N_FEATURES), name="global_feat")
-    audio, x = _front_end(config)  # (441, 64, 1): (time, mel, channel), in 5 s at hop 500
+    audio, x = front_end(config)  # (441, 64, 1): (time, mel, channel), in 5 s at hop 500
 
     x = _stem(x, config)  # (441, 64, 64)
     for block, filters in enumerate(config.scaled_block_filters):
@@ -47,16 +53,16 @@ def build_tagger(config: Config, n_classes: int) -> keras.Model:
     n_frames, n_mels, channels = x.shape[1:]
     x = layers.Reshape((n_frames, n_mels // 2, channels * 2), name="pixel_shuffle")(x)
     x = ops.max(x, axis=1)  # (4, 1024), over time
-    x = ops.mean(x, axis=1)  # (1024,), over mel
+    x = ops.mean(ops.cast(x, "float32"), axis=1)  # (1024,), over mel
     y = _global_branch(global_feat, config)  # (128,)
 
-    x = layers.Concatenate(name="concatenate")([x, y, length])  # (1153,)
+    x = layers.Concatenate(name="concatenate", dtype="float32")([x, y, length])  # (1153,)
     tags = layers.Dense(n_classes, activation="sigmoid", dtype="float32", name="tags")(x)
     inputs = {"audio": audio, "length": length, "global_feat": global_feat}
     return keras.Model(inputs, tags, name=config.name.replace(".", "_"))
 
 
-def _front_end(config: Config):
+def front_end(config: Config):
     """The `audio` input, and the log-mel made of it: (batch, frames, n_mels, 1)."""
     if config.frontend == "logmel":
         audio = keras.Input((config.crop_frames, config.n_mels), name="audio")
@@ -180,8 +186,10 @@ def _pair(value) -> tuple[int, int]:
 
 
 def _global_branch(x, config: Config):
-    x = layers.BatchNormalization(momentum=MOMENTUM, name="global_norm")(x)  # (128, 12)
+    # In float32: 128 short steps gain nothing from less, and the features span many magnitudes.
+    norm = layers.BatchNormalization(momentum=MOMENTUM, name="global_norm", dtype="float32")
+    x = norm(x)  # (128, 12)
     for name in ("global_gru1", "global_gru2"):
-        gru = layers.GRU(config.gru_units, return_sequences=True)
-        x = layers.Bidirectional(gru, merge_mode="sum", name=name)(x)  # (128, 128)
+        gru = layers.GRU(config.gru_units, return_sequences=True, dtype="float32")
+        x = layers.Bidirectional(gru, merge_mode="sum", name=name, dtype="float32")(x)  # (128, 128)
     return ops.max(x, axis=1)  # (128,), over the windows

@@ -11,10 +11,10 @@ import pandas as pd
 import command_line
 from batches import Examples
 from config import Config
-from models import build_tagger
 from outputs import read_scores, write_scores
+from prediction import Predictor
 from run import Run
-from training import predict
+from views import with_views
 
 
 @command_line.stage
@@ -34,7 +34,7 @@ def predict_test(run: Run, config: Config, test: Examples) -> None:
     if not len(test):
         print(f"{config.name}: no test clips to predict")
         return
-    model = None  # built once, where there is something to predict
+    predictor = viewed = None  # made once, where there is something to predict
     for fold in run.folds:
         result, source = (
             run.fold_test_scores(config, fold),
@@ -43,10 +43,11 @@ def predict_test(run: Run, config: Config, test: Examples) -> None:
         if not run.is_pending(result, source):
             continue
         result.unseal()
-        model = model or build_tagger(config, len(run.dataset.classes))
-        model.load_weights(run.fold(config, fold).files["weights"])
+        viewed = viewed or with_views(test, run, "test", config)
+        predictor = predictor or Predictor(config, len(run.dataset.classes))
+        predictor.load_weights(run.fold(config, fold).files["weights"])
         label, fingerprint = f"{config.name} fold {fold}", result.fingerprint(source)
-        scores = predict(model, test, config, label, result.checkpoint, fingerprint)
+        scores = predictor.predict(viewed, label, result.checkpoint, fingerprint)
         write_scores(result.files["scores"], test.store.fnames, run.dataset.classes, scores)
         result.seal(source)
     keras.backend.clear_session()

@@ -24,6 +24,7 @@ def write_store(run: Run, split: str) -> None:
     if not run.is_pending(result, source):
         return
     result.unseal()
+    run.views(split).unseal()
     progress = result.checkpoint, result.fingerprint(source)
     with clipstore.Writer(run.outputs.clips(split), settings, *progress) as writer:
         done = len(writer)
@@ -54,6 +55,7 @@ def require_space(run: Run) -> None:
     needed = space.training_bytes(run.configs, run.pretrainings(), len(run.folds)) + space.RESERVE
     needed += sum(space.store_bytes(run.dataset[split].files, config) for split in SPLITS)
     n_scored = len(run.dataset["test"]) + len(run.dataset["curated"])
+    needed += space.views_bytes(n_scored, config)
     n_tables = len(run.configs) * (len(run.folds) + 2)
     needed += space.SCORE_BYTES * n_tables * n_scored * len(run.dataset.classes)
     space.require(run.outputs.root, needed - run.outputs.size())

@@ -3,6 +3,7 @@
 import command_line
 import training
 from run import Run
+from views import with_views
 
 
 @command_line.stage
@@ -15,7 +16,8 @@ def main(run: Run) -> None:
         result, source = run.pretrained(config), run.pretrained_source(config)
         if run.is_pending(result, source):
             trainer = training.Trainer(config, len(run.dataset.classes))
-            job = training.Job("pretrained", noisy, curated, config.pretraining)
+            scored = with_views(curated, run, "curated", config)
+            job = training.Job("pretrained", noisy, scored, config.pretraining)
             training.make(result, source, trainer, job, run.dataset.classes)
 
 

@@ -80,6 +80,15 @@ class Run:
             raise InputError(f"{unreadable(store, split)}. {REMEDY}")
         return Examples(store, np.flatnonzero(readable), self.dataset[split].labels)
 
+    def views(self, split: str) -> Result:
+        path = self.outputs.clips(split) / "views.npy"
+        return Result(f"{split} log-mels", "views", path.with_suffix(".json"), {"views": path})
+
+    def views_source(self, split: str, chosen: config.Config) -> dict:
+        names = (*config.PREPROCESSING_SETTINGS, "frontend", "crop_samples")
+        settings = {name: getattr(chosen, name) for name in names}
+        return {"clips": self.store(split).content(), "settings": settings}
+
     def fold_table(self) -> Result:
         path = self.outputs.folds
         return Result("fold table", "preprocess", path.with_suffix(".json"), {"table": path})

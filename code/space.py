@@ -7,6 +7,7 @@ from pathlib import Path
 
 import soundfile as sf
 
+from batches import N_VIEWS
 from clipstore import NUM_STEPS
 from config import Config
 from dataset import ClipFile
@@ -42,6 +43,11 @@ def store_bytes(files: list[ClipFile], config: Config) -> float:
     # int16 samples, and float16 log-mels: one frame per hop.
     per_second = config.sample_rate * 2 * (1 + config.n_mels / config.n_hop)
     return len(files) * (seconds * per_second + 4 * NUM_STEPS * N_FEATURES)
+
+
+def views_bytes(n_clips: int, config: Config) -> float:
+    """Size of the log-mels that so many clips are scored from."""
+    return 4.0 * n_clips * N_VIEWS * config.crop_frames * config.n_mels
 
 
 def _seconds(file: ClipFile) -> float:

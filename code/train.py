@@ -6,6 +6,7 @@ import command_line
 import training
 from errors import InputError
 from run import Run
+from views import with_views
 
 
 @command_line.stage
@@ -14,14 +15,15 @@ def main(run: Run) -> None:
     fold_of = run.folds_of_clips()[curated.clips]
     starts = {config.name: run.starting_point(config) for config in run.configs}
     for config in run.configs:
-        trainer = None  # built once, where there is something to train
+        trainer = scored = None  # made once, where there is something to train
         for fold in run.folds:
             result, source = run.fold(config, fold), run.fold_source(config, fold)
             if not run.is_pending(result, source):
                 continue
+            scored = scored or with_views(curated, run, "curated", config)
             trainer = trainer or training.Trainer(config, len(run.dataset.classes))
             others = dataclasses.replace(curated, clips=curated.clips[fold_of != fold])
-            validated = dataclasses.replace(curated, clips=curated.clips[fold_of == fold])
+            validated = dataclasses.replace(scored, clips=curated.clips[fold_of == fold])
             if not (len(others) and len(validated)):
                 raise InputError(f"fold {fold} has no readable clip to train on or to score")
             job = training.Job(

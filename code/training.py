@@ -1,6 +1,5 @@
 """The epoch loop that pretraining and fold-wise training share."""
 
-import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,25 +7,26 @@ from pathlib import Path
 import keras
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-import checkpoints
 import metrics
-from batches import N_VIEWS, Examples, prefetch, random_generator, training_batches, view_batches
+from batches import Examples, prefetch, random_generator, training_batches
 from config import Config, Schedule
 from errors import PipelineError
 from models import build_tagger
 from outputs import write_scores, written_whole
+from prediction import Predictor, progress
 from provenance import Result
 from training_state import Kept, TrainingState
 
 HISTORY = ("epoch", "loss", "lrap", "lwlrap", "learning_rate", "seconds")
-SECONDS_BETWEEN_CHECKPOINTS = 10
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training: its name ("pretrained", "fold3"), what it learns from, and where it starts."""
+    """One training: its name ("pretrained", "fold3"), what it learns from, and where it starts.
+
+    The validation examples have views.
+    """
 
     part: str
     examples: Examples
@@ -53,6 +53,7 @@ class Trainer:
             jit_compile=False,  # XLA is four times slower on CPUs
         )
         self.state = TrainingState(self.model)
+        self._predictor = Predictor(config, n_classes)
 
     def fit(
         self, job: Job, checkpoint: Path | None = None, source: str = ""
@@ -103,7 +104,8 @@ class Trainer:
         rate = learning_rate(self.config.learning_rate, job.schedule, epoch)
         self.model.optimizer.learning_rate = rate
         loss = self._train(job, epoch)
-        scores = predict(self.model, job.validation, self.config, f"{job.part} scoring")
+        self._predictor.set_weights(self.model.get_weights())
+        scores = self._predictor.predict(job.validation, f"{job.part} scoring")
         if not np.isfinite(scores).all():
             raise self._diverged(job, epoch, "scores are not finite")
         truth = job.validation.labels[job.validation.clips]
@@ -165,41 +167,3 @@ def is_over(schedule: Schedule, epoch: int, kept: Kept | None) -> bool:
     if schedule.stop_from is None or epoch < schedule.stop_from or kept is None:
         return False
     return epoch - kept.epoch > schedule.patience
-
-
-def predict(
-    model: keras.Model,
-    clips: Examples,
-    config: Config,
-    label: str,
-    checkpoint: Path | None = None,
-    source: str = "",
-) -> np.ndarray:
-    """Scores with 3-TTA, the mean over the views: float32 (clips, classes).
-
-    With a checkpoint, scores are saved every ten seconds, and prediction goes on after those that
-    are there from the same source.
-    """
-    scores, n_done = np.zeros((len(clips), model.output_shape[-1]), np.float32), 0
-    saved = checkpoints.load(checkpoint, source) if checkpoint else None
-    if saved:
-        n_done = int(saved["n_done"])
-        scores[:n_done] = saved["scores"][:n_done]
-        print(f"{label}: going on after the first {n_done} clips")
-    rest = dataclasses.replace(clips, clips=clips.clips[n_done:])
-    saved_at = time.monotonic()
-    with progress(label, len(clips), n_done) as bar:
-        for positions, views in prefetch(view_batches(rest, config)):
-            for inputs in views:
-                scores[n_done + positions] += model.predict_on_batch(inputs) / N_VIEWS
-            bar.update(len(positions))
-            if checkpoint and time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
-                done = np.array(n_done + positions[-1] + 1)
-                checkpoints.save(checkpoint, source, {"scores": scores, "n_done": done})
-                saved_at = time.monotonic()
-    return scores
-
-
-def progress(label: str, n_clips: int, n_done: int = 0) -> tqdm:
-    """A bar that goes when it is done, and is not there where nobody watches."""
-    return tqdm(total=n_clips, initial=n_done, desc=label, unit="clip", leave=False, disable=None)

@@ -22,7 +22,8 @@ def run_in_process(stage, arguments, log):
 
     import clipstore
     import config
-    import training
+    import prediction
+    import views
     from conftest import TINY
 
     # Small steps, so that there is much to be interrupted. From stored log-mels, for once.
@@ -30,7 +31,7 @@ def run_in_process(stage, arguments, log):
     settings = {**TINY, "frontend": "logmel", "pretraining": longer, "training": longer}
     config.PROFILES["tiny"] = config.Profile(("v1mix",), settings)
     clipstore.BATCH_CLIPS = 3
-    training.SECONDS_BETWEEN_CHECKPOINTS = 0
+    prediction.SECONDS_BETWEEN_CHECKPOINTS = views.SECONDS_BETWEEN_CHECKPOINTS = 0
     sys.stdout = sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115
     sys.argv = [stage, *arguments]
     status = 0
@@ -48,7 +49,9 @@ def context():
     """Processes that start with TensorFlow imported, and not yet used."""
     os.environ["TF_DETERMINISTIC_OPS"] = "1"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["command_line", "training", "time_frequency", "report"])
+    context.set_forkserver_preload(
+        ["command_line", "training", "views", "time_frequency", "report"]
+    )
     yield context
     del os.environ["TF_DETERMINISTIC_OPS"]
 

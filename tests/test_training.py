@@ -7,11 +7,14 @@ import pytest
 
 import checkpoints
 import clipstore
+import npy
 import training
+import views
 from batches import Examples
 from config import EXPERIMENTS, Schedule
 from conftest import TINY, open_writer
 from errors import PipelineError
+from prediction import Predictor
 from training import Kept
 
 CONFIG = dataclasses.replace(EXPERIMENTS["v1mix"], frontend="logmel", **TINY)
@@ -53,7 +56,9 @@ def examples(tmp_path_factory):
     with open_writer(folder, clipstore.settings_of(CONFIG)) as writer:
         for i, clip in enumerate(clips):
             writer.append(str(i), clip)
-    return Examples(clipstore.ClipStore(folder), np.arange(24), labels)
+    store, path = clipstore.ClipStore(folder), folder / "views.npy"
+    views.write(store, CONFIG, path, folder / "views.checkpoint", "#source", "views")
+    return Examples(store, np.arange(24), labels, npy.mapped(path))
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +84,10 @@ def test_learns_and_keeps_the_best_epoch(trainer, examples, capsys):
     assert kept.epoch == late["epoch"][late["lrap"].idxmax()]
     assert kept.lrap == late["lrap"].max() > 0.9
     # The kept weights give the kept scores.
-    trainer.model.set_weights(kept.weights)
+    predictor = Predictor(CONFIG, n_classes=2)
+    predictor.set_weights(kept.weights)
     validation = dataclasses.replace(examples, clips=examples.clips[16:])
-    scores = training.predict(trainer.model, validation, CONFIG, "test")
+    scores = predictor.predict(validation, "test")
     np.testing.assert_allclose(scores, kept.scores, atol=1e-5)
     lines = capsys.readouterr().out.strip().splitlines()
     assert len(lines) == 20
@@ -111,23 +117,8 @@ def test_starts_from_pretrained_weights_with_a_new_optimiser(trainer, examples, 
     assert int(optimiser.iterations) == 4 != int(fresh.model.optimizer.iterations)
 
 
-def test_predictions_are_the_mean_of_the_three_views(trainer, examples):
-    class Echo:
-        output_shape = (None, 2)
-        calls = 0
-
-        def predict_on_batch(self, inputs):
-            self.calls += 1
-            return np.full((len(inputs["audio"]), 2), self.calls)
-
-    model = Echo()
-    eight = dataclasses.replace(examples, clips=examples.clips[:8])
-    np.testing.assert_allclose(training.predict(model, eight, CONFIG, ""), 2)
-    assert model.calls == 3
-
-
 def test_scores_that_are_not_finite_end_training_with_the_remedy(trainer, examples, monkeypatch):
-    monkeypatch.setattr(training, "predict", lambda *_: np.full((8, 2), np.nan))
+    monkeypatch.setattr(Predictor, "predict", lambda *_: np.full((8, 2), np.nan))
     with pytest.raises(PipelineError, match="the scores are not finite in epoch 1. Lower"):
         fit(trainer, examples, Schedule(1, milestones=(1,), mixup_prob=0))
 
@@ -213,27 +204,3 @@ class TestCheckpoints:
                 assert set(loaded) == set(arrays)
                 for name, value in arrays.items():
                     np.testing.assert_array_equal(loaded[name], value)
-
-
-class TestInterruptedPrediction:
-    def test_goes_on_after_the_last_saved_batch(
-        self, trainer, examples, tmp_path, monkeypatch, capsys
-    ):
-        whole = training.predict(trainer.model, examples, CONFIG, "test")
-        monkeypatch.setattr(training, "SECONDS_BETWEEN_CHECKPOINTS", 0)
-        path, calls = tmp_path / "a.checkpoint", []
-        original = trainer.model.predict_on_batch
-
-        def failing(inputs):
-            calls.append(len(inputs["audio"]))
-            if len(calls) == 6:  # in the second batch of eight
-                raise KeyboardInterrupt
-            return original(inputs)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(trainer.model, "predict_on_batch", failing)
-            with pytest.raises(KeyboardInterrupt):
-                training.predict(trainer.model, examples, CONFIG, "test", path, "#a")
-        resumed = training.predict(trainer.model, examples, CONFIG, "test", path, "#a")
-        assert "going on after the first 8 clips" in capsys.readouterr().out
-        np.testing.assert_allclose(resumed, whole, atol=1e-6)

@@ -1,0 +1,71 @@
+"""The numbers that networks are computed in: half as wide where the hardware multiplies those.
+
+Weights, log-mels, the recurrent branch, the last dense layer, loss and metrics are float32 always.
+"""
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}  # of x86 processors, as Linux names them
+FLOAT16_CAPABILITY, BFLOAT16_CAPABILITY = 7.0, 8.0  # the first NVIDIA GPUs with such tensor cores
+
+
+def resolve(precision: str) -> str:
+    """ "auto" as this machine has it: "bfloat16", "float16" or "float32"; others as they are.
+
+    Raises
+    ------
+    ValueError
+        If there is no such precision.
+    """
+    if precision != "auto":
+        if precision not in POLICIES:
+            known = ", ".join(POLICIES)
+            raise ValueError(f"precision must be auto, {known}; got {precision!r}")
+        return precision
+    if _sees_gpu():
+        capability = min(_compute_capabilities(), default=0.0)
+        if capability >= BFLOAT16_CAPABILITY:
+            return "bfloat16"
+        return "float16" if capability >= FLOAT16_CAPABILITY else "float32"
+    return "bfloat16" if _processor_flags() & BFLOAT16_FLAGS else "float32"
+
+
+@contextlib.contextmanager
+def used(precision: str) -> Iterator[None]:
+    """Layers that are made in this block compute so. With float16, `compile` scales the loss."""
+    former = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(POLICIES[resolve(precision)])
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(former)
+
+
+def _sees_gpu() -> bool:
+    if keras.backend.backend() == "torch":  # Keras cannot list its devices
+        return bool(_compute_capabilities())
+    return bool(keras.distribution.list_devices("gpu"))
+
+
+def _compute_capabilities() -> list[float]:
+    """Of NVIDIA's GPUs: 7.5 is Turing, 8.0 Ampere. Empty where they cannot be asked for."""
+    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        return [float(line) for line in said.stdout.split()]
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return []
+
+
+def _processor_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.startswith("flags") for flag in line.split()}

@@ -1,0 +1,307 @@
+"""How fast and how frugal, against plain references measured in the same run.
+
+    .venv/bin/python tests/benchmark.py [training] [prediction] [features] [preprocessing] [memory]
+
+All parts by default: ten minutes on two cores with bfloat16, half an hour on two without. Each
+figure is the median of several runs, ours and the reference's by turns. Nothing is asserted: the
+equality of results is what the tests are for.
+"""
+
+import contextlib
+import dataclasses
+import io
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "code"))
+
+import keras
+import librosa
+import numpy as np
+import pandas as pd
+import soundfile as sf
+
+import config
+import precision
+from batches import N_VIEWS
+from features import PERCENTILES, global_features
+from layers import FusedBatchNormalization
+from models import build_tagger, front_end
+from prediction import Predictor
+from training import Trainer
+
+CODE = Path(config.__file__).parent
+RATE = 44100
+N_CLASSES = 80
+V1MIX = config.EXPERIMENTS["v1mix"]
+GFLOP_FORWARD, GFLOP_TRAINING = 17.8, 53.0  # of v1mix, one crop
+SMALLEST_SET = 40  # clips; and four and sixteen times as many
+
+
+def by_turns(*functions, seconds=60.0, at_least=3):
+    """Median seconds of each function, called in turns after one call that does not count."""
+    for function in functions:
+        function()
+    times = [[] for _ in functions]
+    started = time.perf_counter()
+    while len(times[0]) < at_least or time.perf_counter() - started < seconds:
+        for function, measured in zip(functions, times, strict=True):
+            begun = time.perf_counter()
+            function()
+            measured.append(time.perf_counter() - begun)
+    return [statistics.median(measured) for measured in times]
+
+
+def row(what, ours, reference, unit, more=""):
+    print(f"{what:44s} {ours:9.4g} {unit:10s} reference {reference:9.4g}  {more}", flush=True)
+
+
+# --- networks -------------------------------------------------------------------------------------
+
+
+def stock(network: keras.Model) -> keras.Model:
+    """The same network, with the batch normalisation that Keras has."""
+
+    def clone(layer):
+        if isinstance(layer, FusedBatchNormalization):
+            return keras.layers.BatchNormalization.from_config(layer.get_config())
+        return layer.__class__.from_config(layer.get_config())
+
+    return keras.models.clone_model(network, clone_function=clone)
+
+
+def random_inputs(n):
+    rng = np.random.default_rng(0)
+    return {
+        "audio": rng.normal(0, 0.1, (n, V1MIX.crop_samples)).astype(np.float32),
+        "length": np.ones((n, 1), np.float32),
+        "global_feat": rng.normal(0, 0.1, (n, 128, 12)).astype(np.float32),
+    }
+
+
+def matmul_rate(kind: str) -> float:
+    """GFLOP/s of one large matrix product in this precision."""
+    n = 3072
+    a = keras.random.normal((n, n), dtype=kind)
+    product = keras.ops.matmul
+
+    def multiply():
+        return np.asarray(keras.ops.convert_to_numpy(product(a, a)[0, :1]))
+
+    return 2 * n**3 / by_turns(multiply, seconds=4)[0] / 1e9
+
+
+def training():
+    kind = precision.resolve("auto")
+    rate = matmul_rate(kind)
+    print(f"matrix product: {rate:.0f} GFLOP/s in {kind}, {matmul_rate('float32'):.0f} in float32")
+    plain = stock(build_tagger(dataclasses.replace(V1MIX, precision="float32"), N_CLASSES))
+    plain.compile(keras.optimizers.Nadam(), loss="binary_crossentropy", jit_compile=False)
+    ours = Trainer(V1MIX, N_CLASSES).model
+    for n in (16, 32):
+        inputs, labels = random_inputs(n), np.zeros((n, N_CLASSES), np.float32)
+        seconds, reference = by_turns(
+            lambda x=inputs, y=labels: ours.train_on_batch(x, y),
+            lambda x=inputs, y=labels: plain.train_on_batch(x, y),
+        )
+        share = GFLOP_TRAINING * n / seconds / rate
+        more = f"{reference / seconds:.2f}x, {share:.0%} of the matrix product's rate"
+        row(f"training v1mix, {kind}, batch {n}", n / seconds, n / reference, "clips/s", more)
+
+
+def prediction(n_folds=10, n_clips=5):
+    """Log-mels are computed once for all folds of our networks, in each fold of the reference."""
+    kind = precision.resolve("auto")
+    rate = matmul_rate(kind)
+    plain = stock(build_tagger(dataclasses.replace(V1MIX, precision="float32"), N_CLASSES))
+    ours, to_decibels = Predictor(V1MIX, N_CLASSES), keras.Model(*front_end(V1MIX))
+    inputs = random_inputs(n_clips * N_VIEWS)
+    clips = {name: inputs[name][:n_clips] for name in ("length", "global_feat")}
+    decibels = to_decibels.predict_on_batch(inputs["audio"])
+    clips["views"] = decibels.reshape(n_clips, N_VIEWS, *decibels.shape[1:3])
+    seconds, once, reference = by_turns(
+        lambda: ours.predict_on_batch(clips),
+        lambda: to_decibels.predict_on_batch(inputs["audio"]),
+        lambda: plain.predict_on_batch(inputs),
+    )
+    seconds += once / n_folds
+    crops = n_clips * N_VIEWS
+    share = GFLOP_FORWARD * crops / seconds / rate
+    more = f"{reference / seconds:.2f}x, {share:.0%} of the matrix product's rate"
+    row(f"prediction v1mix, {kind}, 3-TTA", crops / seconds, crops / reference, "crops/s", more)
+
+
+# --- preprocessing --------------------------------------------------------------------------------
+
+
+def percentile_loop(waveform: np.ndarray) -> np.ndarray:
+    """The global features as published: one call per statistic and window."""
+    stride, features = len(waveform) / 128, []
+    for step in range(128):
+        centre = step * stride
+        window = waveform[max(0, int(centre - stride / 2)) : int(centre + 1.5 * stride)]
+        features.append(
+            [np.mean(window), np.std(window), np.max(window) - np.min(window)]
+            + [np.percentile(window, percentile) for percentile in PERCENTILES]
+        )
+    return np.array(features, np.float32)
+
+
+def features():
+    clip = np.random.default_rng(0).normal(0, 0.1, 5 * RATE).astype(np.float32)
+    seconds, reference = by_turns(
+        lambda: global_features(clip), lambda: percentile_loop(clip), seconds=10
+    )
+    more = f"{reference / seconds:.2f}x"
+    row("global features of a 5 s clip", seconds * 1e3, reference * 1e3, "ms", more)
+
+
+def write_dataset(root: Path, n_clips: int) -> None:
+    """Curated clips of 1 to 15 s, 7 s on average as those of FSDKaggle2019, and no other."""
+    rng = np.random.default_rng(0)
+    (root / "audio_train").mkdir(parents=True)
+    names = [f"{i}.wav" for i in range(n_clips)]
+    for i, name in enumerate(names):
+        seconds = 1 + 14 * (i * 0.618 % 1) ** 1.3
+        samples = rng.normal(0, 0.1, int(seconds * RATE)) * np.linspace(
+            1, 0.001, int(seconds * RATE)
+        )
+        sf.write(root / "audio_train" / name, samples, RATE, subtype="PCM_16")
+    labels = [f"class{i % 4}" for i in range(n_clips)]
+    table = pd.DataFrame({"fname": names, "labels": labels})
+    table.to_csv(root / "train_curated.csv", index=False)
+
+
+def stage(name: str, root: Path, *options: str) -> list[str]:
+    arguments = ["--input", str(root), "--output", str(root / "out"), *options]
+    return [sys.executable, str(CODE / f"{name}.py"), *arguments]
+
+
+def preprocessing(n_clips=240):
+    """Both without the seconds that Python takes to start and load its modules."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_dataset(root, n_clips)
+        paths = sorted((root / "audio_train").iterdir())
+
+        def reference():
+            for path in paths:
+                waveform, _ = sf.read(path, dtype="float32")
+                librosa.effects.trim(waveform)
+                percentile_loop(waveform)
+
+        import preprocess
+
+        def ours():
+            sys.argv = [*stage("preprocess", root, "--force")[1:]]
+            with contextlib.redirect_stdout(io.StringIO()):
+                preprocess.main()
+
+        seconds, loop = by_turns(ours, reference, seconds=0, at_least=3)
+    cores = len(os.sched_getaffinity(0))
+    per_clip, loop = seconds * cores / n_clips * 1e3, loop / n_clips * 1e3
+    more = f"{loop / per_clip:.2f}x per core, {loop / per_clip * cores:.2f}x in all on {cores}"
+    row("preprocessing, per clip and core", per_clip, loop, "ms", more)
+
+
+# --- memory and growth ----------------------------------------------------------------------------
+
+
+def tree(process: int) -> list[int]:
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [process, *(pid for child in children for pid in tree(int(child)))]
+
+
+def memory(process: int) -> int:
+    """Bytes that a process and all below it take, shared pages counted once."""
+    total = 0
+    with contextlib.suppress(OSError):
+        for pid in tree(process):
+            with contextlib.suppress(OSError):
+                lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+                total += sum(
+                    int(line.split()[1])
+                    for line in lines
+                    if line.startswith(("Pss_Anon:", "Pss_Shmem:"))
+                )
+    return total * 1024
+
+
+def watched(command: list[str]) -> tuple[float, float]:
+    """Seconds and peak memory (GB) of a command; without files that are mapped or cached."""
+    started, peak = time.perf_counter(), 0
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while process.poll() is None:
+        peak = max(peak, memory(process.pid))
+        time.sleep(0.05)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return time.perf_counter() - started, peak / 1e9
+
+
+def growth():
+    """Preprocessing and one epoch of the narrowest networks, with ever more clips."""
+    for factor in (1, 4, 16):
+        n_clips = SMALLEST_SET * factor
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            write_dataset(root, n_clips)
+            audio = sum(path.stat().st_size for path in (root / "audio_train").iterdir()) * 2 / 1e9
+            seconds, peak = watched(stage("preprocess", root, "--profile", "demo"))
+            options = ("--profile", "demo", "--experiments", "v1mix", "--folds", "0")
+            train_seconds, train_peak = watched(stage("train", root, *options))
+            print(
+                f"{n_clips:5d} clips ({audio:.2f} GB as float32): preprocessing {seconds:6.1f} s, "
+                f"{peak:.2f} GB; training (demo, one fold) {train_seconds:6.1f} s, "
+                f"{train_peak:.2f} GB",
+                flush=True,
+            )
+
+
+STEP = """
+import sys; sys.path[:0] = [{code!r}, {tests!r}]
+import numpy as np
+from benchmark import N_CLASSES, V1MIX, Trainer, random_inputs
+model = Trainer(V1MIX, N_CLASSES).model
+for _ in range(2):
+    model.train_on_batch(random_inputs({batch}), np.zeros(({batch}, N_CLASSES), np.float32))
+"""
+
+
+def step_memory():
+    """Of v1mix as published: the program, TensorFlow, and two steps."""
+    for batch in (16, 32):
+        script = STEP.format(code=str(CODE), tests=str(Path(__file__).parent), batch=batch)
+        _, peak = watched([sys.executable, "-c", script])
+        print(f"training v1mix, batch {batch}: {peak:.2f} GB", flush=True)
+
+
+PARTS = {
+    "features": [features],
+    "preprocessing": [preprocessing],
+    "prediction": [prediction],
+    "training": [training],
+    "memory": [growth, step_memory],
+}
+
+
+def main() -> None:
+    chosen = sys.argv[1:] or list(PARTS)
+    for name in chosen:
+        if name not in PARTS:
+            sys.exit(f"there is no part {name!r}; there are {', '.join(PARTS)}")
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {time.ctime()}")
+    for name in chosen:
+        for part in PARTS[name]:
+            part()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The log-mels that scoring starts from are those that the network makes of the same crops."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+import clipstore
+import npy
+import views
+from batches import view_batches
+from config import Config
+from conftest import TINY, open_writer
+from models import front_end
+
+CONFIG = dataclasses.replace(
+    Config(), crop_samples=TINY["crop_samples"], n_hop=TINY["n_hop"], batch_size=6
+)
+
+
+@pytest.fixture
+def store(tmp_path):
+    rng = np.random.default_rng(0)
+    with open_writer(tmp_path / "store", clipstore.settings_of(CONFIG)) as writer:
+        for n in (1, 5000, 22_050, 60_000, 70_000, 30_000, 0):
+            samples = rng.integers(-9000, 9000, n).astype(np.int16)
+            decibels = rng.uniform(-90, 0, (-(-n // 1000), 64)).astype(np.float16)
+            features = np.zeros((128, 12), np.float32)
+            clip = clipstore.PreparedClip(samples, 1 / 32768, decibels, features)
+            writer.append(f"{n}.wav", clip)
+    return clipstore.ClipStore(tmp_path / "store")
+
+
+def write(store, folder, config=CONFIG, source="#source"):
+    path = folder / "views.npy"
+    views.write(store, config, path, folder / "views.checkpoint", source, "views")
+    return npy.mapped(path)
+
+
+@pytest.mark.parametrize("frontend", ["waveform", "logmel"])
+def test_are_what_the_front_end_makes_of_each_crop(store, tmp_path, frontend):
+    config = dataclasses.replace(CONFIG, frontend=frontend)
+    written = write(store, tmp_path, config)
+    assert written.shape == (7, 3, 23, 64)
+    assert written.dtype == np.float32
+    to_decibels = keras.Model(*front_end(config))
+    examples = views.Examples(store, np.arange(7), None)
+    crops = np.concatenate(list(view_batches(examples, config)))
+    expected = to_decibels.predict_on_batch(crops).reshape(7, 3, 23, 64)
+    np.testing.assert_allclose(written, expected, atol=1e-3)
+    assert np.ptp(written[3], axis=0).max() > 1  # the views of a long clip differ
+
+
+@pytest.mark.parametrize("damage", [None, "views.npy", "views.checkpoint"])
+def test_go_on_where_they_were_interrupted(store, tmp_path, monkeypatch, damage):
+    whole = np.array(write(store, tmp_path / ".."))
+    monkeypatch.setattr(views, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    done = []
+
+    def failing(examples, config):
+        for sound in view_batches(examples, config):
+            if len(done) == 2:
+                raise KeyboardInterrupt
+            done.append(len(sound))
+            yield sound
+
+    with monkeypatch.context() as patch:
+        patch.setattr(views, "view_batches", failing)
+        with pytest.raises(KeyboardInterrupt):
+            write(store, tmp_path)
+    if damage:
+        content = bytearray((tmp_path / damage).read_bytes())
+        content[-100 if damage == "views.checkpoint" else 200] ^= 1
+        (tmp_path / damage).write_bytes(content)
+    began_with = []
+
+    def spying(examples, config):
+        began_with.append(examples.clips[0])
+        return view_batches(examples, config)
+
+    monkeypatch.setattr(views, "view_batches", spying)
+    np.testing.assert_array_equal(write(store, tmp_path), whole)
+    assert began_with == [0 if damage else 4] or damage == "views.checkpoint"
+    write(store, tmp_path, source="#other")
+    assert began_with[-1] == 0
