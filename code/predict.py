@@ -4,12 +4,11 @@ Out-of-fold (OOF) scores are those of the kept epoch of each fold on its own val
 written by train.py; test scores are the mean over the folds. Both with 3-TTA.
 """
 
-import keras
 import numpy as np
 import pandas as pd
 
 import command_line
-from batches import Examples
+import gpus
 from config import Config
 from outputs import read_scores, write_scores
 from prediction import Predictor
@@ -24,33 +23,36 @@ def main(run: Run) -> None:
     for config in run.configs:
         for fold in run.folds:
             run.fold(config, fold).require(run.fold_source(config, fold))
+    if not len(test):
+        print("no test clips to predict")
+    pending = [
+        (config, fold)
+        for config in run.configs
+        for fold in run.folds * bool(len(test))
+        if run.is_pending(
+            run.fold_test_scores(config, fold), run.fold_test_scores_source(config, fold)
+        )
+    ]
+    gpus.share_out(predict_folds, run, pending)
     for config in run.configs:
-        predict_test(run, config, test)
         gather(run, config)
 
 
-def predict_test(run: Run, config: Config, test: Examples) -> None:
-    """Each fold's scores of the test clips, unless they are there already."""
-    if not len(test):
-        print(f"{config.name}: no test clips to predict")
-        return
-    predictor = viewed = None  # made once, where there is something to predict
-    for fold in run.folds:
-        result, source = (
-            run.fold_test_scores(config, fold),
-            run.fold_test_scores_source(config, fold),
-        )
-        if not run.is_pending(result, source):
-            continue
+def predict_folds(run: Run, tasks: list[tuple[Config, int]]) -> None:
+    """Score the test clips with the networks of these folds, one after the other."""
+    test, classes, predictor = run.examples("test"), run.dataset.classes, None
+    for config, fold in tasks:
+        if predictor is None or predictor.config != config:
+            predictor = Predictor(config, len(classes))  # serves all folds of an experiment
+            viewed = with_views(test, run, "test", config)
+        result = run.fold_test_scores(config, fold)
+        source = run.fold_test_scores_source(config, fold)
         result.unseal()
-        viewed = viewed or with_views(test, run, "test", config)
-        predictor = predictor or Predictor(config, len(run.dataset.classes))
         predictor.load_weights(run.fold(config, fold).files["weights"])
         label, fingerprint = f"{config.name} fold {fold}", result.fingerprint(source)
         scores = predictor.predict(viewed, label, result.checkpoint, fingerprint)
-        write_scores(result.files["scores"], test.store.fnames, run.dataset.classes, scores)
+        write_scores(result.files["scores"], test.store.fnames, classes, scores)
         result.seal(source)
-    keras.backend.clear_session()
 
 
 def gather(run: Run, config: Config) -> None:

@@ -1,24 +1,36 @@
 """Stage 2: pretrain the networks on all noisy clips, scored on all curated ones."""
 
 import command_line
+import gpus
 import training
+from config import Config
 from run import Run
 from views import with_views
 
 
 @command_line.stage
 def main(run: Run) -> None:
-    noisy, curated = run.examples("noisy"), run.examples("curated")
+    noisy, _ = run.examples("noisy"), run.examples("curated")
     if not len(noisy):
         print("pretrain: no noisy clips, so training will start from random weights")
         return
-    for config in run.pretrainings():
+    pending = [
+        config
+        for config in run.pretrainings()
+        if run.is_pending(run.pretrained(config), run.pretrained_source(config))
+    ]
+    gpus.share_out(pretrain, run, pending)
+
+
+def pretrain(run: Run, configs: list[Config]) -> None:
+    """Pretrain the networks of these experiments, one after the other."""
+    noisy, curated, classes = run.examples("noisy"), run.examples("curated"), run.dataset.classes
+    for config in configs:
+        trainer = training.Trainer(config, len(classes))
+        scored = with_views(curated, run, "curated", config)
+        job = training.Job("pretrained", noisy, scored, config.pretraining)
         result, source = run.pretrained(config), run.pretrained_source(config)
-        if run.is_pending(result, source):
-            trainer = training.Trainer(config, len(run.dataset.classes))
-            scored = with_views(curated, run, "curated", config)
-            job = training.Job("pretrained", noisy, scored, config.pretraining)
-            training.make(result, source, trainer, job, run.dataset.classes)
+        training.make(result, source, trainer, job, classes)
 
 
 if __name__ == "__main__":

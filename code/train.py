@@ -3,7 +3,9 @@
 import dataclasses
 
 import command_line
+import gpus
 import training
+from config import Config
 from errors import InputError
 from run import Run
 from views import with_views
@@ -11,25 +13,34 @@ from views import with_views
 
 @command_line.stage
 def main(run: Run) -> None:
-    curated = run.examples("curated")
-    fold_of = run.folds_of_clips()[curated.clips]
-    starts = {config.name: run.starting_point(config) for config in run.configs}
+    run.examples("curated")
+    run.folds_of_clips()
     for config in run.configs:
-        trainer = scored = None  # made once, where there is something to train
-        for fold in run.folds:
-            result, source = run.fold(config, fold), run.fold_source(config, fold)
-            if not run.is_pending(result, source):
-                continue
-            scored = scored or with_views(curated, run, "curated", config)
-            trainer = trainer or training.Trainer(config, len(run.dataset.classes))
-            others = dataclasses.replace(curated, clips=curated.clips[fold_of != fold])
-            validated = dataclasses.replace(scored, clips=curated.clips[fold_of == fold])
-            if not (len(others) and len(validated)):
-                raise InputError(f"fold {fold} has no readable clip to train on or to score")
-            job = training.Job(
-                f"fold{fold}", others, validated, config.training, starts[config.name]
-            )
-            training.make(result, source, trainer, job, run.dataset.classes)
+        run.starting_point(config)  # what is missing is said before hours of work
+    pending = [
+        (config, fold)
+        for config in run.configs
+        for fold in run.folds
+        if run.is_pending(run.fold(config, fold), run.fold_source(config, fold))
+    ]
+    gpus.share_out(train_folds, run, pending)
+
+
+def train_folds(run: Run, tasks: list[tuple[Config, int]]) -> None:
+    """Train these folds of these experiments, one after the other."""
+    curated = run.examples("curated")
+    fold_of, classes = run.folds_of_clips()[curated.clips], run.dataset.classes
+    trainer = None
+    for config, fold in tasks:
+        others = dataclasses.replace(curated, clips=curated.clips[fold_of != fold])
+        if trainer is None or trainer.config != config:
+            trainer = training.Trainer(config, len(classes))  # serves all folds of an experiment
+            scored, start = with_views(curated, run, "curated", config), run.starting_point(config)
+        validated = dataclasses.replace(scored, clips=curated.clips[fold_of == fold])
+        if not (len(others) and len(validated)):
+            raise InputError(f"fold {fold} has no readable clip to train on or to score")
+        job = training.Job(f"fold{fold}", others, validated, config.training, start)
+        training.make(run.fold(config, fold), run.fold_source(config, fold), trainer, job, classes)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The log-mels that scoring starts from: three views per clip, computed once for all networks."""
 
 import dataclasses
+import fcntl
 import time
 from pathlib import Path
 
@@ -20,11 +21,13 @@ from run import Run
 def with_views(examples: Examples, run: Run, split: str, config: Config) -> Examples:
     """The same examples with the views of all clips of their split, made if they are not there."""
     result, source = run.views(split), run.views_source(split, config)
-    if result.fault(source) is not None:
-        result.unseal()
-        path, fingerprint = result.files["views"], result.fingerprint(source)
-        write(examples.store, config, path, result.checkpoint, fingerprint, f"{split} log-mels")
-        result.seal(source)
+    with result.record.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # where several GPUs are at work, one makes them
+        if result.fault(source) is not None:
+            result.unseal()
+            path, fingerprint = result.files["views"], result.fingerprint(source)
+            write(examples.store, config, path, result.checkpoint, fingerprint, result.name)
+            result.seal(source)
     return dataclasses.replace(examples, views=npy.mapped(result.files["views"]))
 
 

@@ -1,0 +1,76 @@
+"""Several GPUs: each gets a share in a process of its own. Processes are real, GPUs are not."""
+
+import os
+import subprocess
+import time
+
+import pytest
+
+import gpus
+from errors import InputError
+
+ORDER = list("abcde")
+
+
+def note(folder, tasks):
+    """Write down which GPU this process sees, and what it has to do."""
+    (folder / f"gpu{os.environ.get(gpus.VISIBLE, '')}").write_text(f"{os.getpid()} {tasks}")
+
+
+def fail_on_the_second(folder, tasks):
+    if tasks[0] == "b":
+        raise InputError("no such clip")
+    (folder / "pid").write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def test_each_takes_its_share_in_order(tmp_path, monkeypatch):
+    monkeypatch.setenv(gpus.VISIBLE, "3,GPU-5")
+    gpus.share_out(note, tmp_path, ORDER)
+    assert (tmp_path / "gpu3").read_text().endswith(" ['a', 'c', 'e']")
+    assert (tmp_path / "gpuGPU-5").read_text().endswith(" ['b', 'd']")
+    processes = {path.read_text().split()[0] for path in tmp_path.iterdir()}
+    assert len(processes | {str(os.getpid())}) == 3
+    assert os.environ[gpus.VISIBLE] == "3,GPU-5"
+
+
+@pytest.mark.parametrize("visible", ["", "-1", "2"])
+def test_one_or_none_works_in_this_process(tmp_path, monkeypatch, visible):
+    monkeypatch.setenv(gpus.VISIBLE, visible)
+    gpus.share_out(note, tmp_path, ORDER)
+    assert (tmp_path / f"gpu{visible}").read_text() == f"{os.getpid()} {ORDER}"
+
+
+def test_no_more_processes_than_tasks(tmp_path, monkeypatch):
+    monkeypatch.setenv(gpus.VISIBLE, "0,1,2,3")
+    gpus.share_out(note, tmp_path, ["a"])
+    assert (tmp_path / "gpu0,1,2,3").read_text().startswith(f"{os.getpid()} ")
+    gpus.share_out(note, tmp_path / "nowhere", [])
+
+
+def test_an_error_of_one_ends_the_others(tmp_path, monkeypatch):
+    monkeypatch.setenv(gpus.VISIBLE, "0,1")
+    with pytest.raises(InputError, match="no such clip"):
+        gpus.share_out(fail_on_the_second, tmp_path, ORDER)
+    deadline = time.monotonic() + 10
+    while (tmp_path / "pid").exists() and time.monotonic() < deadline:
+        try:
+            os.kill(int((tmp_path / "pid").read_text()), 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.05)
+    else:
+        assert not (tmp_path / "pid").exists(), "it works on"
+
+
+def test_all_of_the_machine_are_found_where_none_is_chosen(monkeypatch):
+    monkeypatch.delenv(gpus.VISIBLE, raising=False)
+    said = subprocess.CompletedProcess([], 0, stdout="0\n1\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: said)
+    assert gpus.visible() == ["0", "1"]
+
+    def missing(*_, **__):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(subprocess, "run", missing)
+    assert gpus.visible() == []
