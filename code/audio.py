@@ -43,9 +43,10 @@ def read_clip(file: str | BinaryIO, sample_rate: int) -> np.ndarray:
         with sf.SoundFile(file) as sound:
             if not LOWEST_RATE <= sound.samplerate <= HIGHEST_RATE:
                 raise ValueError(f"its rate is said to be {sound.samplerate} Hz")
+            # The same samples as with float32, in a fifth of the decoder's time.
+            dtype = "int16" if sound.subtype == "PCM_16" else "float32"
             blocks = [
-                _sane(block.mean(axis=1))
-                for block in sound.blocks(BLOCK_SAMPLES, dtype="float32", always_2d=True)
+                _mono(block) for block in sound.blocks(BLOCK_SAMPLES, dtype=dtype, always_2d=True)
             ]
             rate = sound.samplerate
     except (sf.SoundFileError, OSError, RuntimeError, ValueError) as error:
@@ -58,10 +59,17 @@ def read_clip(file: str | BinaryIO, sample_rate: int) -> np.ndarray:
     return waveform
 
 
-def _sane(block: np.ndarray) -> np.ndarray:
-    """In place: what is not finite becomes 0, and nothing exceeds what squares can hold."""
-    block[~np.isfinite(block)] = 0
-    return np.clip(block, -LARGEST, LARGEST, out=block)
+def _mono(block: np.ndarray) -> np.ndarray:
+    """Mean over channels, finite and small enough to be squared: float32 (samples,).
+
+    block : int16 or float32 (samples, channels)
+    """
+    if block.dtype == np.int16:
+        block = block * np.float32(INT16_SCALE)
+    mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+    if not np.isfinite(mono).all():
+        mono = np.where(np.isfinite(mono), mono, 0)
+    return np.clip(mono, -LARGEST, LARGEST)
 
 
 def _first_line(error: Exception) -> str:
@@ -122,16 +130,16 @@ def to_int16(waveform: np.ndarray) -> tuple[np.ndarray, float]:
     Works in blocks, so that a long clip takes little more memory than its samples.
     """
     blocks = np.split(waveform, range(BLOCK_SAMPLES, len(waveform), BLOCK_SAMPLES))
-    if all(_fits_int16(block / np.float32(INT16_SCALE)) for block in blocks):
-        scale = INT16_SCALE
-    else:
+    samples, scale = [_lossless(block) for block in blocks], INT16_SCALE
+    if any(block is None for block in samples):
         scale = max(float(waveform.max()), -float(waveform.min())) / 32767
-    samples = [np.rint(block / np.float32(scale)).astype(np.int16) for block in blocks]
+        samples = [np.rint(block / np.float32(scale)).astype(np.int16) for block in blocks]
     return np.concatenate(samples), scale
 
 
-def _fits_int16(steps: np.ndarray) -> bool:
-    if not len(steps):
-        return True
-    whole = np.array_equal(steps, np.rint(steps))
-    return whole and steps.min() >= -32768 and steps.max() <= 32767
+def _lossless(block: np.ndarray) -> np.ndarray | None:
+    """The int16 samples that a float32 block was made from; None if there are no such."""
+    steps = block / np.float32(INT16_SCALE)
+    with np.errstate(invalid="ignore"):  # of what exceeds int16
+        samples = steps.astype(np.int16)
+    return samples if np.array_equal(samples, steps) else None

@@ -57,6 +57,20 @@ def test_mixes_channels_down(tmp_path, channels):
     np.testing.assert_allclose(audio.read_clip(tmp_path / "clip.wav", RATE), 0.5 / channels)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("suffix", "subtype"),
+    [("wav", "PCM_16"), ("flac", "PCM_16"), ("aiff", "PCM_16"), ("wav", "PCM_24"), ("wav", "ULAW")],
+)
+def test_samples_are_soundfiles(tmp_path, suffix, subtype, channels):
+    path = tmp_path / f"clip.{suffix}"
+    sound = np.random.default_rng(0).uniform(-1, 1, (2000, channels))
+    sound[:2] = [[-1], [1]]
+    sf.write(path, sound, RATE, subtype=subtype)
+    expected = sf.read(path, dtype="float32", always_2d=True)[0].mean(axis=1)
+    np.testing.assert_array_equal(audio.read_clip(path, RATE), expected)
+
+
 def test_samples_that_are_not_finite_become_silence(tmp_path):
     sound = np.full(1000, 0.5)
     sound[[3, 4, 5]] = np.nan, np.inf, -np.inf
@@ -136,3 +150,17 @@ class TestInt16:
         samples, scale = audio.to_int16(waveform)
         assert np.abs(samples).max() == 32767
         np.testing.assert_allclose(samples * scale, waveform, atol=peak / 60000)
+
+    def test_a_sample_beyond_int16_is_not_wrapped(self):
+        steps = np.array([0, 32768, 65536, -32769])
+        samples, scale = audio.to_int16((steps / 32768).astype(np.float32))
+        np.testing.assert_allclose(samples * scale, steps / 32768, atol=1e-4)
+
+    def test_one_sample_between_two_steps_rescales_all_blocks(self, monkeypatch):
+        monkeypatch.setattr(audio, "BLOCK_SAMPLES", 10)
+        waveform = (np.arange(35) / 32768).astype(np.float32)
+        waveform[17] += 1e-5
+        samples, scale = audio.to_int16(waveform)
+        assert samples.dtype == np.int16
+        assert np.abs(samples).max() == 32767
+        np.testing.assert_allclose(samples * scale, waveform, atol=2e-8)

@@ -8,6 +8,7 @@ import soundfile as sf
 
 import clipstore
 import logmel
+import preprocess
 from audio import trim
 from config import Config
 from conftest import open_writer
@@ -86,6 +87,24 @@ def test_a_silent_clip_keeps_its_length(tmp_path):
     store = make_store(tmp_path / "store", tmp_path, ["silent"])
     assert store.faults == [""]
     assert store.n_samples[0] == 3000
+
+
+def test_clips_are_prepared_in_order_and_wait_for_the_writer(sources, monkeypatch):
+    source, waveforms = sources
+    names, asked_for = list(waveforms) * 3, []
+
+    class Files(list):
+        def __getitem__(self, part):
+            asked_for.append(part)
+            return super().__getitem__(part)
+
+    monkeypatch.setattr(preprocess, "CLIPS_AHEAD", 4)
+    files = Files(ClipFile(source, f"{name}.wav") for name in names)
+    clips = preprocess.prepared(files, SETTINGS)
+    for i, (name, clip) in enumerate(zip(names, clips, strict=True)):
+        assert len(asked_for) == i // 4 + 1
+        np.testing.assert_array_equal(clip.features, global_features(waveforms[name]))
+    assert list(preprocess.prepared([], SETTINGS)) == []
 
 
 class TestInterruptedWriter:

@@ -127,6 +127,28 @@ class TestLogMelInNumpy:
         reference = golden("melspectrogram")[f"logmel_hop{hop}"]
         np.testing.assert_allclose(logmel.normalise(stored), reference, atol=0.01, rtol=0)
 
+    @pytest.mark.parametrize("n", [1, 499, 501, 5000, 150_000])
+    @pytest.mark.parametrize("hop", [500, 1000, 2000])
+    def test_equals_librosa(self, n, hop):
+        rng = np.random.default_rng(n)
+        # A tone 100 dB above the noise shows the rounding of every band without it.
+        waveform = 0.5 * np.sin(0.1 * np.arange(n)) + 1e-5 * rng.standard_normal(n)
+        waveform = waveform.astype(np.float32)
+        n_frames, left, right = logmel.same_padding(n, 1024, hop)
+        power = librosa.feature.melspectrogram(
+            y=np.pad(waveform, (left, right)),
+            sr=44100,
+            n_fft=1024,
+            hop_length=hop,
+            center=False,
+            n_mels=64,
+        )
+        decibels = logmel.log_mel(waveform, 44100, 1024, hop, 64)
+        assert decibels.shape == (n_frames, 64)
+        assert decibels.dtype == np.float32
+        expected = 10 * np.log10(np.maximum(power, 1e-10)).T
+        np.testing.assert_allclose(decibels, expected, atol=1e-4, rtol=0)
+
     def test_long_clips_go_through_in_blocks(self, monkeypatch, audio):
         whole = logmel.log_mel(audio[0], 44100, 1024, 500, 64)
         monkeypatch.setattr(logmel, "BLOCK_FRAMES", 7)
