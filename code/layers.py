@@ -1,7 +1,11 @@
 """The Keras layers and constraints that the networks need and Keras does not have."""
 
+import math
+
 import keras
 from keras import ops
+
+from logmel import same_padding
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -13,12 +17,12 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
     The same result as `keras.layers.BatchNormalization`, whose training pass takes several times as
     long on a CPU; on other backends it *is* that layer. The moving variance takes the unbiased
-    variance of the batch, as Keras 2 did.
+    variance of the batch on all of them, as Keras 2 did.
     """
 
     def call(self, inputs, training=None):
         if keras.backend.backend() != "tensorflow":
-            return super().call(inputs, training=training)
+            return self._call_elsewhere(inputs, training)
         # (batch, time, mel, channels); scale, offset and statistics stay float32
         training = bool(training and self.trainable)
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
@@ -35,6 +39,34 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             self.moving_mean.assign(mean)
             self.moving_variance.assign(variance)
         return outputs
+
+    def _call_elsewhere(self, inputs, training):
+        kept = self.moving_variance * self.momentum
+        outputs = super().call(inputs, training=training)
+        if training and self.trainable:
+            n = math.prod(inputs.shape[:-1])
+            self.moving_variance.assign(kept + (self.moving_variance - kept) * n / max(n - 1, 1))
+        return outputs
+
+
+@keras.saving.register_keras_serializable("freesound")
+class AveragePooling2D(keras.layers.AveragePooling2D):
+    """Average pooling of (batch, time, mel, channels), where 'same' padding does not count.
+
+    Keras' layer, but for PyTorch: there it counts the last row twice where the two sides have
+    unequal padding.
+    """
+
+    def call(self, inputs):
+        if keras.backend.backend() != "torch" or self.padding != "same":
+            return super().call(inputs)
+        sizes = zip(inputs.shape[1:3], self.pool_size, self.strides, strict=True)
+        padding = ((0, 0), *(same_padding(*size)[1:] for size in sizes), (0, 0))
+        sums, counts = (
+            ops.average_pool(ops.pad(values, padding), self.pool_size, self.strides)
+            for values in (inputs, ops.ones_like(inputs[:1, :, :, :1]))
+        )
+        return sums / counts
 
 
 @keras.saving.register_keras_serializable("freesound")
@@ -118,7 +150,8 @@ class LastChannel(keras.initializers.Initializer):
     """1 on the last input channel, 0 on the others, for kernels (positions, channels, filters)."""
 
     def __call__(self, shape, dtype=None):
-        return ops.broadcast_to(ops.eye(shape[1], dtype=dtype)[-1][None, :, None], shape)
+        # A sum, not broadcast_to: PyTorch's would share its memory between the positions.
+        return ops.zeros(shape, dtype) + ops.eye(shape[1], dtype=dtype)[-1][:, None]
 
     def get_config(self):
         return {}

@@ -6,14 +6,31 @@ from keras import layers, ops
 import precision
 from clipstore import NUM_STEPS
 from config import Config
+from errors import InputError
 from features import N_FEATURES
-from layers import FusedBatchNormalization, SharedKernelPooling
+from layers import AveragePooling2D, FusedBatchNormalization, SharedKernelPooling
 
 MOMENTUM = 0.85
 MSC_KERNELS = (3, 5, 7)
 SQUEEZE = 4
 # The two poolings of each block, (size, stride); the last block does not pool.
 BLOCK_POOLING = (((3, 1), (2, 2)), ((3, 1), (2, 2)), ((3, 1), (3, 2)), (None, None))
+
+
+def require_backend(configs: list[Config]) -> None:
+    """Refuse experiments that Keras' backend cannot run, before work starts.
+
+    Raises
+    ------
+    InputError
+        If one starts from waveforms and the backend is not TensorFlow.
+    """
+    for config in configs:
+        if config.frontend == "waveform" and keras.backend.backend() != "tensorflow":
+            raise InputError(
+                f"{config.name} starts from waveforms, which takes TensorFlow: set "
+                "KERAS_BACKEND=tensorflow, or frontend='logmel' in code/config.py"
+            )
 
 
 def build_tagger(config: Config, n_classes: int) -> keras.Model:
@@ -35,7 +52,10 @@ def build_tagger(config: Config, n_classes: int) -> keras.Model:
     ------
     ValueError
         If a setting of the config is not one that this module knows.
+    InputError
+        If it starts from waveforms and Keras' backend is not TensorFlow.
     """
+    require_backend([config])
     with precision.used(config.precision):
         return _tagger(config, n_classes)
 
@@ -160,7 +180,7 @@ def pool(x, mode: str, size_and_stride: tuple[int, int] | None):
     if mode == "conv":
         return SharedKernelPooling(size, stride)(x)
     over_both, over_time, over_mel = (1, 1), (1, 0), (0, 1)
-    ave, peak = layers.AveragePooling2D, layers.MaxPooling2D
+    ave, peak = AveragePooling2D, layers.MaxPooling2D
     steps = {
         "max": ((peak, over_both),),
         "ave": ((ave, over_both),),

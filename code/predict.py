@@ -10,6 +10,7 @@ import pandas as pd
 import command_line
 import gpus
 from config import Config
+from models import require_backend
 from outputs import read_scores, write_scores
 from prediction import Predictor
 from run import Run
@@ -18,6 +19,7 @@ from views import with_views
 
 @command_line.stage
 def main(run: Run) -> None:
+    require_backend(run.configs)
     test = run.examples("test")
     # All that is missing is said before hours of work.
     for config in run.configs:

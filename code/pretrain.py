@@ -4,12 +4,14 @@ import command_line
 import gpus
 import training
 from config import Config
+from models import require_backend
 from run import Run
 from views import with_views
 
 
 @command_line.stage
 def main(run: Run) -> None:
+    require_backend(run.pretrainings())
     noisy, _ = run.examples("noisy"), run.examples("curated")
     if not len(noisy):
         print("pretrain: no noisy clips, so training will start from random weights")

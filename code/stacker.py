@@ -48,7 +48,9 @@ def build_stacker(n_classes: int, n_channels: int, learning_rate: float = 1e-4) 
     x = (keras.ops.tanh(x - SHIFT) + 1) / 2
     model = keras.Model(scores, x, name="stacker")
     model.compile(
-        keras.optimizers.Nadam(learning_rate), loss="binary_crossentropy", jit_compile=False
+        keras.optimizers.Nadam(learning_rate),
+        loss="binary_crossentropy",
+        jit_compile=keras.backend.backend() == "jax",  # as in training.py
     )
     return model
 

@@ -7,12 +7,14 @@ import gpus
 import training
 from config import Config
 from errors import InputError
+from models import require_backend
 from run import Run
 from views import with_views
 
 
 @command_line.stage
 def main(run: Run) -> None:
+    require_backend(run.configs)
     run.examples("curated")
     run.folds_of_clips()
     for config in run.configs:
