@@ -142,14 +142,14 @@ def prediction(n_folds=10, n_clips=5):
 
 
 def percentile_loop(waveform: np.ndarray) -> np.ndarray:
-    """The global features as published: one call per statistic and window."""
+    """The global features as published, one window after the other."""
     stride, features = len(waveform) / 128, []
     for step in range(128):
         centre = step * stride
         window = waveform[max(0, int(centre - stride / 2)) : int(centre + 1.5 * stride)]
         features.append(
             [np.mean(window), np.std(window), np.max(window) - np.min(window)]
-            + [np.percentile(window, percentile) for percentile in PERCENTILES]
+            + list(np.percentile(window, PERCENTILES))
         )
     return np.array(features, np.float32)
 
