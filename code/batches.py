@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import logmel
+import npy
 from clipstore import ClipStore
 from config import Config, Schedule
 
@@ -25,13 +26,13 @@ class Examples:
     store : ClipStore
     clips : int (n,), which clips of the store
     labels : multi-hot int8 (all clips of the store, classes), None where unknown
-    views : float32 (all clips of the store, 3, frames, n_mels), what `views` prepared for scoring
+    views : rows of float32 (all clips of the store, 3, frames, n_mels), which `views` prepared
     """
 
     store: ClipStore
     clips: np.ndarray
     labels: np.ndarray | None
-    views: np.ndarray | None = None
+    views: npy.Rows | np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.clips)

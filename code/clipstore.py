@@ -1,4 +1,4 @@
-"""The clip store: what preprocess.py made of one split, in flat memory-mapped arrays.
+"""The clip store: what preprocess.py made of one split, in flat arrays.
 
     samples.npy   int16 (all samples,)            trimmed clips, one after the other
     logmel.npy    float16 (all frames, mel bands) their log-mels, dB, not normalised
@@ -7,7 +7,7 @@
                   its length, the scale of its samples, and why it could not be read, if so
     store.json    what it was made from (`provenance`); written last, so without it nothing is whole
 
-Memory does not grow with the number of clips: the writer appends, the reader maps.
+Memory does not grow with the number of clips: the writer appends, and each crop is read by itself.
 """
 
 import io
@@ -174,7 +174,7 @@ class ClipStore:
     ----------
     fnames : list of str
     faults : list of str, one per clip: why it could not be read, or ""
-    features : float32 (clips, 128, 12), mapped
+    features : float32 (clips, 128, 12), in the file
     lengths : float32 (clips,), trimmed length in tens of seconds
     """
 
@@ -182,9 +182,9 @@ class ClipStore:
         table = pd.read_csv(folder / "clips.csv", **CSV_TYPES)
         self.fnames = list(table["fname"])
         self.faults = list(table["fault"])
-        self.features = npy.mapped(folder / "features.npy")
-        self._samples = npy.mapped(folder / "samples.npy")
-        self._frames = npy.mapped(folder / "logmel.npy")
+        self.features = npy.Rows(folder / "features.npy")
+        self._samples = npy.Rows(folder / "samples.npy")
+        self._frames = npy.Rows(folder / "logmel.npy")
         self._first_sample = table["first_sample"].to_numpy()
         self._first_frame = table["first_frame"].to_numpy()
         self._scale = table["scale"].to_numpy(np.float32)
@@ -197,21 +197,19 @@ class ClipStore:
 
     def waveform(self, clip: int, start: int, length: int) -> np.ndarray:
         """Samples start to start + length, zeros outside the clip: float32 (length,)."""
-        stop = self._first_sample[clip] + self.n_samples[clip]
-        samples = self._samples[self._first_sample[clip] : stop]
-        return _window(samples, start, length, 0) * self._scale[clip]
+        clip_in_file = self._first_sample[clip], self.n_samples[clip]
+        return _window(self._samples, *clip_in_file, start, length, 0) * self._scale[clip]
 
     def decibels(self, clip: int, start: int, length: int) -> np.ndarray:
         """Log-mel frames start to start + length, -100 dB outside: float32 (length, n_mels)."""
-        stop = self._first_frame[clip] + self.n_frames[clip]
-        frames = self._frames[self._first_frame[clip] : stop]
-        return _window(frames, start, length, logmel.FLOOR_DB)
+        clip_in_file = self._first_frame[clip], self.n_frames[clip]
+        return _window(self._frames, *clip_in_file, start, length, logmel.FLOOR_DB)
 
 
-def _window(array: np.ndarray, start: int, length: int, fill: float) -> np.ndarray:
-    """array[start : start + length] as float32, filled up where it reaches beyond the ends."""
-    window = np.full((length, *array.shape[1:]), fill, np.float32)
-    first, last = max(start, 0), min(start + length, len(array))
+def _window(rows: npy.Rows, offset: int, n: int, start: int, length: int, fill: float):
+    """Rows start to start + length of the n from `offset` on, as float32; elsewhere `fill`."""
+    window = np.full((length, *rows.shape[1:]), fill, np.float32)
+    first, last = max(start, 0), min(start + length, n)
     if first < last:
-        window[first - start : last - start] = array[first:last]
+        window[first - start : last - start] = rows[offset + first : offset + last]
     return window

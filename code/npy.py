@@ -1,4 +1,4 @@
-"""Arrays in .npy files that are larger than memory: appended to, and mapped."""
+"""Arrays in .npy files that are larger than memory: appended to, and read row by row."""
 
 import math
 import os
@@ -10,12 +10,42 @@ import numpy as np
 from outputs import size_and_checksum
 
 
-def mapped(path: Path) -> np.ndarray:
-    """Map the array for reading; an empty one, which cannot be mapped, is read."""
-    with path.open("rb") as file:
-        np.lib.format.read_magic(file)
-        shape, *_ = np.lib.format.read_array_header_1_0(file)
-    return np.load(path, mmap_mode="r" if np.prod(shape) else None)
+class Rows:
+    """The rows of an array in a .npy file, read when they are asked for.
+
+    Not mapped: what is read of a mapped file counts as this process's memory until another needs
+    it, so that it would seem to grow with the number of clips.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    """
+
+    def __init__(self, path: Path):
+        self._file = path.open("rb", buffering=0)
+        np.lib.format.read_magic(self._file)
+        self.shape, _, self._dtype = np.lib.format.read_array_header_1_0(self._file)
+        self._first_byte = self._file.tell()
+        self._row_bytes = self._dtype.itemsize * math.prod(self.shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: slice | int | np.ndarray) -> np.ndarray:
+        """Rows first:last, one row, or the rows of an integer array, in its order."""
+        if isinstance(index, slice):
+            return self._read(*index.indices(len(self))[:2])
+        index = np.asarray(index)
+        rows = np.empty((index.size, *self.shape[1:]), self._dtype)
+        for row, i in zip(rows, index.ravel(), strict=True):
+            row[...] = self._read(int(i), int(i) + 1)[0]
+        return rows.reshape(*index.shape, *self.shape[1:])
+
+    def _read(self, first: int, last: int) -> np.ndarray:
+        n_rows = max(last - first, 0)
+        offset = self._first_byte + first * self._row_bytes
+        content = os.pread(self._file.fileno(), n_rows * self._row_bytes, offset)
+        return np.frombuffer(content, self._dtype).reshape(n_rows, *self.shape[1:])
 
 
 class Appender:

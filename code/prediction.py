@@ -157,7 +157,7 @@ def _batches(clips: Examples, n_done: int, config: Config):
         yield (
             positions,
             {
-                "views": np.asarray(clips.views[batch]),
+                "views": clips.views[batch],
                 "length": clips.store.lengths[batch, None],
                 "global_feat": clips.store.features[batch],
             },

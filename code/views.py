@@ -28,7 +28,7 @@ def with_views(examples: Examples, run: Run, split: str, config: Config) -> Exam
             path, fingerprint = result.files["views"], result.fingerprint(source)
             write(examples.store, config, path, result.checkpoint, fingerprint, result.name)
             result.seal(source)
-    return dataclasses.replace(examples, views=npy.mapped(result.files["views"]))
+    return dataclasses.replace(examples, views=npy.Rows(result.files["views"]))
 
 
 def write(

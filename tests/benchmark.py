@@ -220,22 +220,18 @@ def tree(process: int) -> list[int]:
 
 
 def memory(process: int) -> int:
-    """Bytes that a process and all below it take, shared pages counted once."""
+    """Bytes that a process and all below it take, pages that they share counted once."""
     total = 0
     with contextlib.suppress(OSError):
         for pid in tree(process):
             with contextlib.suppress(OSError):
-                lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-                total += sum(
-                    int(line.split()[1])
-                    for line in lines
-                    if line.startswith(("Pss_Anon:", "Pss_Shmem:"))
-                )
+                rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+                total += int(rollup.split("Pss:")[1].split()[0])
     return total * 1024
 
 
 def watched(command: list[str]) -> tuple[float, float]:
-    """Seconds and peak memory (GB) of a command; without files that are mapped or cached."""
+    """Seconds and peak memory (GB) of a command and the processes that it starts."""
     started, peak = time.perf_counter(), 0
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while process.poll() is None:

@@ -58,7 +58,7 @@ def examples(tmp_path_factory):
             writer.append(str(i), clip)
     store, path = clipstore.ClipStore(folder), folder / "views.npy"
     views.write(store, CONFIG, path, folder / "views.checkpoint", "#source", "views")
-    return Examples(store, np.arange(24), labels, npy.mapped(path))
+    return Examples(store, np.arange(24), labels, npy.Rows(path))
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ def store(tmp_path):
 def write(store, folder, config=CONFIG, source="#source"):
     path = folder / "views.npy"
     views.write(store, config, path, folder / "views.checkpoint", source, "views")
-    return npy.mapped(path)
+    return npy.Rows(path)
 
 
 @pytest.mark.parametrize("frontend", ["waveform", "logmel"])
@@ -43,6 +43,7 @@ def test_are_what_the_front_end_makes_of_each_crop(store, tmp_path, frontend):
     config = dataclasses.replace(CONFIG, frontend=frontend)
     written = write(store, tmp_path, config)
     assert written.shape == (7, 3, 23, 64)
+    written = written[:]
     assert written.dtype == np.float32
     to_decibels = keras.Model(*front_end(config))
     examples = views.Examples(store, np.arange(7), None)
@@ -54,7 +55,7 @@ def test_are_what_the_front_end_makes_of_each_crop(store, tmp_path, frontend):
 
 @pytest.mark.parametrize("damage", [None, "views.npy", "views.checkpoint"])
 def test_go_on_where_they_were_interrupted(store, tmp_path, monkeypatch, damage):
-    whole = np.array(write(store, tmp_path / ".."))
+    whole = write(store, tmp_path / "..")[:]
     monkeypatch.setattr(views, "SECONDS_BETWEEN_CHECKPOINTS", 0)
     done = []
 
@@ -80,7 +81,7 @@ def test_go_on_where_they_were_interrupted(store, tmp_path, monkeypatch, damage)
         return view_batches(examples, config)
 
     monkeypatch.setattr(views, "view_batches", spying)
-    np.testing.assert_array_equal(write(store, tmp_path), whole)
+    np.testing.assert_array_equal(write(store, tmp_path)[:], whole)
     assert began_with == [0 if damage else 4] or damage == "views.checkpoint"
     write(store, tmp_path, source="#other")
     assert began_with[-1] == 0

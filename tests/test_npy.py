@@ -1,0 +1,39 @@
+"""Arrays in files: what is appended is read back, whichever rows are asked for."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import npy
+
+ARRAY = np.random.default_rng(0).normal(size=(12, 3, 2)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    path = tmp_path_factory.mktemp("npy") / "a.npy"
+    appender = npy.Appender(path, np.float32, (3, 2), 0, 0)
+    assert [appender.append(ARRAY[:5]), appender.append(ARRAY[5:])] == [0, 5]
+    appender.commit()
+    appender.close()
+    np.testing.assert_array_equal(np.load(path), ARRAY)
+    return npy.Rows(path)
+
+
+@given(st.slices(12).filter(lambda s: s.step in (None, 1)))
+def test_slices(rows, chosen):
+    np.testing.assert_array_equal(rows[chosen], ARRAY[chosen])
+
+
+@pytest.mark.parametrize("chosen", [[3, 0, 3], [], [[1, 2], [11, 4]], 7])
+def test_chosen_rows_in_their_order(rows, chosen):
+    index = np.array(chosen, int)
+    np.testing.assert_array_equal(rows[index], ARRAY[index])
+    assert rows[index].dtype == np.float32
+
+
+def test_an_empty_array_has_no_rows(tmp_path):
+    npy.Appender(tmp_path / "a.npy", np.int16, (4,), 0, 0).close()
+    rows = npy.Rows(tmp_path / "a.npy")
+    assert (len(rows), rows.shape, rows[:].shape) == (0, (0, 4), (0, 4))
