@@ -9,7 +9,6 @@ import librosa
 import numpy as np
 import scipy.fft
 import scipy.signal
-import scipy.sparse
 from numpy.lib.stride_tricks import sliding_window_view
 
 FLOOR_POWER = 1e-10  # -100 dB
@@ -32,15 +31,9 @@ def mel_matrix(sample_rate: int, n_dft: int, n_mels: int) -> np.ndarray:
 
 
 @functools.cache
-def sparse_mel_matrix(sample_rate: int, n_dft: int, n_mels: int) -> scipy.sparse.csr_array:
-    """`mel_matrix`, of which a thirtieth is not zero."""
-    return scipy.sparse.csr_array(mel_matrix(sample_rate, n_dft, n_mels))
-
-
-@functools.cache
 def hann_window(n_dft: int) -> np.ndarray:
-    """Periodic Hann window: float64 (n_dft,)."""
-    return scipy.signal.get_window("hann", n_dft)
+    """Periodic Hann window: float32 (n_dft,)."""
+    return scipy.signal.get_window("hann", n_dft).astype(np.float32)
 
 
 def log_mel(
@@ -63,15 +56,14 @@ def log_mel(
     n_frames, left, right = same_padding(len(waveform), n_dft, n_hop)
     padded = np.pad(waveform, (left, right))
     windows = sliding_window_view(padded, n_dft)[::n_hop]  # (frames, n_dft)
-    mel = sparse_mel_matrix(sample_rate, n_dft, n_mels)
+    mel = mel_matrix(sample_rate, n_dft, n_mels)
     decibels = np.empty((n_frames, n_mels), np.float32)
     for first in range(0, n_frames, BLOCK_FRAMES):
         block = slice(first, first + BLOCK_FRAMES)
-        # In float64: below a loud tone, silent bands would drown in float32's rounding.
         spectrum = scipy.fft.rfft(windows[block] * hann_window(n_dft))  # (block, n_dft / 2 + 1)
         power = spectrum.real**2 + spectrum.imag**2
-        power = mel @ power.T  # (n_mels, block)
-        decibels[block] = 10 * np.log10(np.maximum(power, FLOOR_POWER)).T
+        power = power @ mel.T  # (block, n_mels)
+        decibels[block] = 10 * np.log10(np.maximum(power, FLOOR_POWER))
     return decibels
 
 

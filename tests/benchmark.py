@@ -184,7 +184,7 @@ def stage(name: str, root: Path, *options: str) -> list[str]:
     return [sys.executable, str(CODE / f"{name}.py"), *arguments]
 
 
-def preprocessing(n_clips=240):
+def preprocessing(n_clips=480):
     """Both without the seconds that Python takes to start and load its modules."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
