@@ -30,7 +30,8 @@ import soundfile as sf
 
 import config
 import precision
-from batches import N_VIEWS
+from batches import N_VIEWS, Examples, prefetch, training_batches
+from clipstore import ClipStore
 from features import PERCENTILES, global_features
 from layers import FusedBatchNormalization
 from models import build_tagger, front_end
@@ -114,6 +115,22 @@ def training():
         share = GFLOP_TRAINING * n / seconds / rate
         more = f"{reference / seconds:.2f}x, {share:.0%} of the matrix product's rate"
         row(f"training v1mix, {kind}, batch {n}", n / seconds, n / reference, "clips/s", more)
+
+
+def parts_of_a_step(n=16):
+    """What one training step of v1mix spends on what is not convolution, pooling or batch norm."""
+    inputs = random_inputs(n)
+    network = build_tagger(V1MIX, N_CLASSES)
+    to_decibels = keras.Model(*front_end(V1MIX))
+    recurrent = keras.Model(network.input["global_feat"], network.get_layer("concatenate").input[1])
+    recurrent.compile("nadam", "mse", jit_compile=False)
+    target = np.zeros((n, V1MIX.gru_units), np.float32)
+    decibels, gru = by_turns(
+        lambda: to_decibels.predict_on_batch(inputs["audio"]),
+        lambda: recurrent.train_on_batch(inputs["global_feat"], target),
+        seconds=10,
+    )
+    print(f"in a step of {n} clips: log-mel {decibels * 1e3:.0f} ms, GRUs {gru * 1e3:.0f} ms")
 
 
 def prediction(n_folds=10, n_clips=5):
@@ -211,6 +228,33 @@ def preprocessing(n_clips=480):
     row("preprocessing, per clip and core", per_clip, loop, "ms", more)
 
 
+def pipeline(n_clips=64):
+    """How long the narrow network of `small` waits for its batches; those of 16 clips."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_dataset(root, n_clips)
+        subprocess.run(
+            stage("preprocess", root, "--profile", "small"), check=True, stdout=subprocess.DEVNULL
+        )
+        (small,) = config.experiments("small", ["v1mix"])
+        labels = np.zeros((n_clips, N_CLASSES), np.int8)
+        store = ClipStore(root / "out" / "clips" / "curated")
+        examples = Examples(store, np.arange(n_clips), labels)
+        model, waits, steps = Trainer(small, N_CLASSES).model, [], []
+        for epoch in range(3):
+            rng = np.random.default_rng(epoch)
+            upcoming = prefetch(training_batches(examples, small, small.training, epoch, rng))
+            begun = time.perf_counter()
+            for inputs, y in upcoming:
+                waits.append(time.perf_counter() - begun)
+                begun = time.perf_counter()
+                model.train_on_batch(inputs, y)
+                steps.append(time.perf_counter() - begun)
+                begun = time.perf_counter()
+    wait, step = statistics.median(waits[2:]), statistics.median(steps[2:])
+    print(f"waiting for a batch: {wait * 1e3:.2f} ms of {step * 1e3:.0f} ms, {wait / step:.2%}")
+
+
 # --- memory and growth ----------------------------------------------------------------------------
 
 
@@ -283,7 +327,7 @@ PARTS = {
     "features": [features],
     "preprocessing": [preprocessing],
     "prediction": [prediction],
-    "training": [training],
+    "training": [pipeline, parts_of_a_step, training],
     "memory": [growth, step_memory],
 }
 
