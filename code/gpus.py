@@ -53,9 +53,13 @@ def share_out(function: Callable, run, tasks: list) -> None:
                 futures.append(executor.submit(function, run, tasks[number :: len(gpus)]))
         for future in concurrent.futures.as_completed(futures):
             future.result()
-    finally:
+    except BaseException:
         for process in multiprocessing.active_children():
             process.terminate()
+        raise
+    finally:
+        for executor in executors:
+            executor.shutdown()
 
 
 @contextlib.contextmanager

@@ -79,9 +79,9 @@ def report_memory(run: Run) -> None:
     needed, present = space.training_memory(largest), space.memory_of_machine()
     if needed > present:
         print(
-            f"warning: training {largest.name} on a CPU takes about {needed / 1e9:.1f} GB of "
-            f"memory, and this machine has {present / 1e9:.1f} GB: take --profile small, or lower "
-            "batch_size in code/config.py",
+            f"warning: training {largest.name} in float32 on a CPU takes about {needed / 1e9:.1f} "
+            f"GB of memory, and this machine has {present / 1e9:.1f} GB: take --profile small, or "
+            "lower batch_size in code/config.py",
             file=sys.stderr,
         )
 

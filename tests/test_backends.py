@@ -96,10 +96,14 @@ def on_tensorflow(tmp_path_factory):
     return folder, work(folder)
 
 
-@pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_trains_and_predicts_as_on_tensorflow(on_tensorflow, backend):
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed")
+@pytest.fixture(scope="module", params=["jax", "torch"])
+def backend(request):
+    if importlib.util.find_spec(request.param) is None:
+        pytest.skip(f"{request.param} is not installed")
+    return request.param
+
+
+def test_trains_and_predicts_as_on_tensorflow(backend, on_tensorflow):
     folder, expected = on_tensorflow
     environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(CODE)}
     subprocess.run([sys.executable, __file__, folder], env=environment, check=True, timeout=300)
