@@ -78,6 +78,7 @@ def read_predictions(run: Run, part: str, fnames: list[str]) -> list[np.ndarray]
 @command_line.stage
 def main(run: Run) -> None:
     classes, test = run.dataset.classes, run.dataset["test"]
+    run.require_clips("curated")
     curated = run.examples("curated")
     clips = curated.clips[np.isin(run.folds_of_clips()[curated.clips], run.folds)]
     fnames, truth = [curated.store.fnames[clip] for clip in clips], curated.labels[clips]

@@ -17,17 +17,22 @@ from collections.abc import Callable, Iterator
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
-def visible() -> list[str]:
-    """The NVIDIA GPUs that this process may use, by index or name, without touching them."""
-    chosen = os.environ.get(VISIBLE)
-    if chosen is not None:
-        return [gpu.strip() for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]
-    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+def ask(field: str) -> list[str]:
+    """One property of each NVIDIA GPU, as nvidia-smi names it. Empty where it cannot be asked."""
+    command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
     return said.stdout.split()
+
+
+def visible() -> list[str]:
+    """The NVIDIA GPUs that this process may use, by index or name, without touching them."""
+    chosen = os.environ.get(VISIBLE)
+    if chosen is not None:
+        return [gpu.strip() for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]
+    return ask("index")
 
 
 def share_out(function: Callable, run, tasks: list) -> None:

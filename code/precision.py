@@ -4,11 +4,12 @@ Weights, log-mels, the recurrent branch, the last dense layer, loss and metrics 
 """
 
 import contextlib
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import keras
+
+import gpus
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}  # of x86 processors, as Linux names them
@@ -56,11 +57,9 @@ def _sees_gpu() -> bool:
 
 def _compute_capabilities() -> list[float]:
     """Of NVIDIA's GPUs: 7.5 is Turing, 8.0 Ampere. Empty where they cannot be asked for."""
-    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-        return [float(line) for line in said.stdout.split()]
-    except (OSError, ValueError, subprocess.SubprocessError):
+        return [float(capability) for capability in gpus.ask("compute_cap")]
+    except ValueError:
         return []
 
 

@@ -20,6 +20,7 @@ from views import with_views
 @command_line.stage
 def main(run: Run) -> None:
     require_backend(run.configs)
+    run.require_clips("test")
     test = run.examples("test")
     # All that is missing is said before hours of work.
     for config in run.configs:

@@ -12,6 +12,7 @@ from views import with_views
 @command_line.stage
 def main(run: Run) -> None:
     require_backend(run.pretrainings())
+    run.require_clips("noisy", "curated")
     noisy, _ = run.examples("noisy"), run.examples("curated")
     if not len(noisy):
         print("pretrain: no noisy clips, so training will start from random weights")

@@ -61,17 +61,25 @@ class Run:
         ]
         return {"settings": settings_of(self.configs[0]), "clips": fingerprint(stamps)}
 
-    def examples(self, split: str) -> Examples:
-        """All readable clips of a split, from the store that preprocess.py wrote.
+    def require_clips(self, *splits: str) -> None:
+        """Check the stores of these splits, once per stage: all of their bytes are read.
 
         Raises
         ------
         MissingResult
-            If the store is not there, is damaged, or was made from other clips or settings.
+            If one is not there, is damaged, or was made from other clips or settings.
+        """
+        for split in splits:
+            self.store(split).require(self.store_source(split))
+
+    def examples(self, split: str) -> Examples:
+        """All readable clips of a split, from the store, which the stage has checked.
+
+        Raises
+        ------
         InputError
             If training clips could not be read, and were not to be skipped.
         """
-        self.store(split).require(self.store_source(split))
         store = ClipStore(self.outputs.clips(split))
         readable = np.array([not fault for fault in store.faults], bool)
         if split == "test":  # a submission has all rows: such a clip counts as silence

@@ -15,6 +15,7 @@ from views import with_views
 @command_line.stage
 def main(run: Run) -> None:
     require_backend(run.configs)
+    run.require_clips("curated")
     run.examples("curated")
     run.folds_of_clips()
     for config in run.configs:

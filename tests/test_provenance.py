@@ -12,6 +12,7 @@ import pytest
 
 import command_line
 import config
+import provenance
 from conftest import TINY
 from errors import MissingResult
 from provenance import Result, differences, fingerprint
@@ -247,6 +248,17 @@ def test_a_damaged_stacker_is_trained_again_and_only_that_one(finished):
     assert f"stacker fold 1: made again, {weights} is damaged" in said
     assert "stacker fold 0: done already" in said
     assert (root / "out" / "submission.csv").read_bytes() == submission
+
+
+def test_a_stage_reads_the_clips_once_to_check_them(finished, monkeypatch):
+    root, run = finished
+    (root / "out" / "models" / "v1mix" / "fold1.json").unlink()
+    checked, original = [], provenance._size_and_checksum
+    monkeypatch.setattr(
+        provenance, "_size_and_checksum", lambda path: checked.append(path) or original(path)
+    )
+    assert made(run("train")) == {"weights"}
+    assert checked.count(root / "out" / "clips" / "curated" / "samples.npy") == 1
 
 
 def test_records_say_what_a_result_came_from(finished):
