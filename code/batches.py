@@ -1,4 +1,4 @@
-"""Batches in NumPy: random crops, label smoothing and mixup in training; three TTA views else.
+"""Training batches in NumPy: random crops, label smoothing and mixup.
 
 A crop is a window of the clip continued by silence on both sides. It starts within a long clip, and
 before a short one, whose left padding is then the window's start with its sign changed.
@@ -13,23 +13,21 @@ import numpy as np
 
 import logmel
 import npy
-from clipstore import ClipStore
+from clipstore import Clips
 from config import Config, Schedule
-
-N_VIEWS = 3
 
 
 @dataclass(frozen=True)
 class Examples:
     """Some clips of a store.
 
-    store : ClipStore
+    store : Clips
     clips : int (n,), which clips of the store
     labels : multi-hot int8 (all clips of the store, classes), None where unknown
     views : rows of float32 (all clips of the store, 3, frames, n_mels), which `views` prepared
     """
 
-    store: ClipStore
+    store: Clips
     clips: np.ndarray
     labels: np.ndarray | None
     views: npy.Rows | np.ndarray | None = None
@@ -49,12 +47,6 @@ def random_start(n: int, length: int, rng: np.random.Generator) -> int:
     if room == 0:
         return 0
     return int(np.sign(room)) * int(rng.integers(0, abs(room)))
-
-
-def view_starts(n: int, length: int) -> tuple[int, int, int]:
-    """Starts of the three test-time views: first, middle and last crop (or left padding)."""
-    room = n - length
-    return 0, int(room / 2), room
 
 
 def smooth_labels(labels: np.ndarray, amount: float) -> np.ndarray:
@@ -112,19 +104,6 @@ def training_batches(
         yield _inputs(store, batch, sound, config), y
 
 
-def view_batches(examples: Examples, config: Config) -> Iterator[np.ndarray]:
-    """The three views of the examples in order: (batch, samples) or (batch, frames, n_mels) each.
-
-    A batch holds all views of some clips, one clip after the other.
-    """
-    store = examples.store
-    sizes, crop = _extent(store, config)
-    for batch in split(examples.clips, max(1, config.batch_size // N_VIEWS)):
-        starts = [start for clip in batch for start in view_starts(sizes[clip], crop)]
-        sound = _sound(store, np.repeat(batch, N_VIEWS), starts, config)
-        yield logmel.normalise(sound) if config.frontend == "logmel" else sound
-
-
 def prefetch(batches: Iterable) -> Iterator:
     """Prepare the next batch in a thread while the network works on the present one."""
     batches = iter(batches)
@@ -140,7 +119,7 @@ def split(items: np.ndarray, size: int) -> list[np.ndarray]:
     return [items[first : first + size] for first in range(0, len(items), size)]
 
 
-def _extent(store: ClipStore, config: Config) -> tuple[np.ndarray, int]:
+def _extent(store: Clips, config: Config) -> tuple[np.ndarray, int]:
     """Size of each clip, and of a crop: in frames for log-mels, in samples for waveforms."""
     if config.frontend == "logmel":
         return store.n_frames, config.crop_frames

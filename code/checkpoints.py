@@ -1,11 +1,14 @@
-"""Work in progress, saved now and then, so that the same command goes on where it was."""
+"""Work in progress: shown, and saved now and then, so that the same command goes on from there."""
 
 import zipfile
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from outputs import written_whole
+
+SECONDS_BETWEEN = 10  # of what is not saved after every epoch or batch of clips
 
 
 def save(path: Path, source: str, arrays: dict[str, np.ndarray]) -> None:
@@ -32,3 +35,8 @@ def load(path: Path, source: str) -> dict[str, np.ndarray] | None:
         print(f"warning: {path} is damaged and not used ({error})")
         return None
     return arrays if same else None
+
+
+def progress(label: str, n_clips: int, n_done: int = 0) -> tqdm:
+    """A bar that goes when it is done, and is not there where nobody watches."""
+    return tqdm(total=n_clips, initial=n_done, desc=label, unit="clip", leave=False, disable=None)

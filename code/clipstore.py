@@ -8,12 +8,15 @@
     store.json    what it was made from (`provenance`); written last, so without it nothing is whole
 
 Memory does not grow with the number of clips: the writer appends, and each crop is read by itself.
+A few clips can be held in memory instead (`in_memory`).
 """
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 
@@ -30,6 +33,8 @@ from outputs import written_whole
 NUM_STEPS = 128
 SECONDS_PER_LENGTH_UNIT = 10  # the length feature is in tens of seconds
 BATCH_CLIPS = 64  # so many at most are decoded again after an interruption
+CLIPS_AHEAD = 128  # so many at most wait in memory to be written
+CLIPS_AT_ONCE = 4  # a process is sent so many together
 STORE_FILES = ("samples.npy", "logmel.npy", "features.npy", "clips.csv")
 COLUMNS = (
     *("fname", "first_sample", "n_samples", "first_frame", "n_frames"),
@@ -58,23 +63,42 @@ def settings_of(config: Config) -> dict:
     return {name: getattr(config, name) for name in PREPROCESSING_SETTINGS}
 
 
-def prepare(clip: ClipFile, settings: dict) -> PreparedClip:
-    """Decode a clip, compute its global features, trim it, and compute its log-mel.
+def prepare_all(files: list[ClipFile], settings: dict) -> Iterator[PreparedClip]:
+    """Prepare clips on all cores; they come in order, and as they are ready."""
+    options = {"n_jobs": -1, "return_as": "generator", "batch_size": CLIPS_AT_ONCE}
+    with joblib.Parallel(**options) as parallel:
+        # joblib does not wait for the writer: what is faster piles up, until the round is over.
+        for first in range(0, len(files), CLIPS_AHEAD):
+            yield from parallel(
+                joblib.delayed(prepare)(file, settings)
+                for file in files[first : first + CLIPS_AHEAD]
+            )
 
-    A clip that cannot be read becomes one without samples: silence, at any length.
-    """
+
+def prepare(clip: ClipFile, settings: dict) -> PreparedClip:
+    """Decode a clip, and prepare its waveform; one that cannot be read becomes `silence`."""
     try:
         with clip.open() as file:
             waveform = audio.read_clip(file, settings["sample_rate"])
     except UnreadableClip as error:
-        nothing = np.empty(0, np.int16), np.empty((0, settings["n_mels"]), np.float16)
-        features = np.zeros((NUM_STEPS, N_FEATURES), np.float32)
-        return PreparedClip(nothing[0], audio.INT16_SCALE, nothing[1], features, str(error))
+        return silence(settings, str(error))
+    return prepare_waveform(waveform, settings)
+
+
+def prepare_waveform(waveform: np.ndarray, settings: dict) -> PreparedClip:
+    """Global features, then trimming, then the log-mel of float32 (samples,)."""
     features = global_features(waveform, NUM_STEPS)
     trimmed = audio.trim(waveform)
     decibels = logmel.log_mel(trimmed, **settings)
     samples, scale = audio.to_int16(trimmed)
     return PreparedClip(samples, scale, decibels.astype(np.float16), features)
+
+
+def silence(settings: dict, fault: str) -> PreparedClip:
+    """A clip without samples: silence, at any length."""
+    nothing = np.empty(0, np.int16), np.empty((0, settings["n_mels"]), np.float16)
+    features = np.zeros((NUM_STEPS, N_FEATURES), np.float32)
+    return PreparedClip(nothing[0], audio.INT16_SCALE, nothing[1], features, fault)
 
 
 class Writer:
@@ -129,18 +153,8 @@ class Writer:
     def append(self, fname: str, clip: PreparedClip) -> None:
         samples, frames, features = self._arrays
         features.append(clip.features[None])
-        self._rows.append(
-            (
-                fname,
-                samples.append(clip.samples),
-                len(clip.samples),
-                frames.append(clip.logmel),
-                len(clip.logmel),
-                len(clip.samples) / self._settings["sample_rate"] / SECONDS_PER_LENGTH_UNIT,
-                clip.scale,
-                clip.fault,
-            )
-        )
+        first_sample, first_frame = samples.append(clip.samples), frames.append(clip.logmel)
+        self._rows.append(_row(fname, clip, first_sample, first_frame, self._settings))
         if len(self._rows) % BATCH_CLIPS == 0:
             self._commit()
 
@@ -167,24 +181,34 @@ class Writer:
             array.close()
 
 
-class ClipStore:
-    """A store, opened for reading.
+def _row(fname: str, clip: PreparedClip, first_sample: int, first_frame: int, settings: dict):
+    """A row of clips.csv: COLUMNS."""
+    length = len(clip.samples) / settings["sample_rate"] / SECONDS_PER_LENGTH_UNIT
+    where = (first_sample, len(clip.samples), first_frame, len(clip.logmel))
+    return (fname, *where, length, clip.scale, clip.fault)
+
+
+class Clips:
+    """Prepared clips, for reading.
+
+    Parameters
+    ----------
+    table : DataFrame with the columns COLUMNS
+    samples, frames, features : what samples.npy, logmel.npy and features.npy hold
 
     Attributes
     ----------
     fnames : list of str
     faults : list of str, one per clip: why it could not be read, or ""
-    features : float32 (clips, 128, 12), in the file
+    features : float32 (clips, 128, 12)
     lengths : float32 (clips,), trimmed length in tens of seconds
+    n_samples, n_frames : int (clips,)
     """
 
-    def __init__(self, folder: Path):
-        table = pd.read_csv(folder / "clips.csv", **CSV_TYPES)
+    def __init__(self, table: pd.DataFrame, samples, frames, features):
         self.fnames = list(table["fname"])
         self.faults = list(table["fault"])
-        self.features = npy.Rows(folder / "features.npy")
-        self._samples = npy.Rows(folder / "samples.npy")
-        self._frames = npy.Rows(folder / "logmel.npy")
+        self.features, self._samples, self._frames = features, samples, frames
         self._first_sample = table["first_sample"].to_numpy()
         self._first_frame = table["first_frame"].to_numpy()
         self._scale = table["scale"].to_numpy(np.float32)
@@ -206,7 +230,29 @@ class ClipStore:
         return _window(self._frames, *clip_in_file, start, length, logmel.FLOOR_DB)
 
 
-def _window(rows: npy.Rows, offset: int, n: int, start: int, length: int, fill: float):
+class ClipStore(Clips):
+    """A store that `Writer` filled; what is asked for is read from its files."""
+
+    def __init__(self, folder: Path):
+        table = pd.read_csv(folder / "clips.csv", **CSV_TYPES)
+        names = ("samples.npy", "logmel.npy", "features.npy")
+        super().__init__(table, *(npy.Rows(folder / name) for name in names))
+
+
+def in_memory(prepared: list[PreparedClip], settings: dict) -> Clips:
+    """A few clips, at least one, without files; they are named by their number."""
+    rows, first_sample, first_frame = [], 0, 0
+    for number, clip in enumerate(prepared):
+        rows.append(_row(str(number), clip, first_sample, first_frame, settings))
+        first_sample, first_frame = first_sample + len(clip.samples), first_frame + len(clip.logmel)
+    samples, frames = (
+        np.concatenate([getattr(clip, name) for clip in prepared]) for name in ("samples", "logmel")
+    )
+    features = np.stack([clip.features for clip in prepared])
+    return Clips(pd.DataFrame(rows, columns=COLUMNS), samples, frames, features)
+
+
+def _window(rows: npy.Rows | np.ndarray, offset: int, n: int, start: int, length: int, fill: float):
     """Rows start to start + length of the n from `offset` on, as float32; elsewhere `fill`."""
     window = np.full((length, *rows.shape[1:]), fill, np.float32)
     first, last = max(start, 0), min(start + length, n)

@@ -19,8 +19,6 @@ from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
-from iterstrat.ml_stratifiers import IterativeStratification
-from sklearn.utils import check_random_state
 
 from errors import SHOWN, InputError, UnreadableClip, first_few
 
@@ -223,6 +221,10 @@ def assign_folds(labels: np.ndarray, n_folds: int = 10, seed: int = 66666) -> np
             f"{len(labels)} curated clips cannot fill {n_folds} folds: take --profile small, or "
             "lower n_folds in code/config.py"
         )
+    # Here, not above: where clips are only tagged, these packages may be missing.
+    from iterstrat.ml_stratifiers import IterativeStratification
+    from sklearn.utils import check_random_state
+
     # MultilabelStratifiedKFold refuses a random state without shuffling; this is its core.
     return IterativeStratification(
         labels=labels.astype(bool),

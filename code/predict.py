@@ -14,7 +14,6 @@ from models import require_backend
 from outputs import read_scores, write_scores
 from prediction import Predictor
 from run import Run
-from views import with_views
 
 
 @command_line.stage
@@ -47,7 +46,7 @@ def predict_folds(run: Run, tasks: list[tuple[Config, int]]) -> None:
     for config, fold in tasks:
         if predictor is None or predictor.config != config:
             predictor = Predictor(config, len(classes))  # serves all folds of an experiment
-            viewed = with_views(test, run, "test", config)
+            viewed = run.with_views(test, "test", config)
         result = run.fold_test_scores(config, fold)
         source = run.fold_test_scores_source(config, fold)
         result.unseal()

@@ -7,15 +7,13 @@ from pathlib import Path
 import keras
 import numpy as np
 from keras import ops
-from tqdm import tqdm
 
 import checkpoints
-from batches import N_VIEWS, Examples, prefetch, split
+from batches import Examples, prefetch, split
 from config import Config
 from layers import FusedBatchNormalization
 from models import build_tagger
-
-SECONDS_BETWEEN_CHECKPOINTS = 10
+from views import N_VIEWS
 
 
 class Predictor:
@@ -68,11 +66,11 @@ class Predictor:
             scores[:n_done] = saved["scores"][:n_done]
             print(f"{label}: going on after the first {n_done} clips")
         saved_at = time.monotonic()
-        with progress(label, len(clips), n_done) as bar:
+        with checkpoints.progress(label, len(clips), n_done) as bar:
             for positions, inputs in prefetch(_batches(clips, n_done, self.config)):
                 scores[positions] = self.predict_on_batch(inputs)
                 bar.update(len(positions))
-                if checkpoint and time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
+                if checkpoint and time.monotonic() - saved_at > checkpoints.SECONDS_BETWEEN:
                     done = np.array(positions[-1] + 1)
                     checkpoints.save(checkpoint, source, {"scores": scores, "n_done": done})
                     saved_at = time.monotonic()
@@ -143,11 +141,6 @@ def _of_views(network: keras.Model) -> keras.Model:
     tags = ops.mean(ops.reshape(tags, (-1, N_VIEWS, tags.shape[-1])), axis=1)  # (batch, classes)
     inputs = {"views": views, "length": length, "global_feat": global_feat}
     return keras.Model(inputs, tags, name=f"{network.name}_of_views")
-
-
-def progress(label: str, n_clips: int, n_done: int = 0) -> tqdm:
-    """A bar that goes when it is done, and is not there where nobody watches."""
-    return tqdm(total=n_clips, initial=n_done, desc=label, unit="clip", leave=False, disable=None)
 
 
 def _batches(clips: Examples, n_done: int, config: Config):

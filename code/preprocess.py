@@ -2,35 +2,18 @@
 
 import sys
 import warnings
-from collections.abc import Iterator
 
-import joblib
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
+import checkpoints
 import clipstore
 import command_line
 import space
-from dataset import SPLITS, ClipFile, assign_folds
+from dataset import SPLITS, assign_folds
 from errors import SHOWN, InputError
 from outputs import written_whole
 from run import REMEDY, Run, unreadable
-
-CLIPS_AHEAD = 128  # so many at most wait in memory to be written
-CLIPS_AT_ONCE = 4  # a process is sent so many together
-
-
-def prepared(files: list[ClipFile], settings: dict) -> Iterator[clipstore.PreparedClip]:
-    """Prepare clips on all cores; they come in order, and as they are ready."""
-    options = {"n_jobs": -1, "return_as": "generator", "batch_size": CLIPS_AT_ONCE}
-    with joblib.Parallel(**options) as parallel:
-        # joblib does not wait for the writer: what is faster piles up, until the round is over.
-        for first in range(0, len(files), CLIPS_AHEAD):
-            yield from parallel(
-                joblib.delayed(clipstore.prepare)(file, settings)
-                for file in files[first : first + CLIPS_AHEAD]
-            )
 
 
 def write_store(run: Run, split: str) -> None:
@@ -46,17 +29,11 @@ def write_store(run: Run, split: str) -> None:
         done = len(writer)
         if done:
             print(f"{split} clips: going on after the first {done}")
-        bar = tqdm(
-            zip(clips.fnames[done:], prepared(clips.files[done:], settings), strict=True),
-            initial=done,
-            total=len(clips),
-            desc=split,
-            unit="clip",
-            leave=False,
-            disable=None,
-        )
-        for fname, clip in bar:
-            writer.append(fname, clip)
+        prepared = clipstore.prepare_all(clips.files[done:], settings)
+        with checkpoints.progress(split, len(clips), done) as bar:
+            for fname, clip in zip(clips.fnames[done:], prepared, strict=True):
+                writer.append(fname, clip)
+                bar.update()
     result.seal(source)
     print(f"{split} clips: wrote {len(clips)} to {run.outputs.clips(split)}")
 

@@ -6,7 +6,6 @@ import training
 from config import Config
 from models import require_backend
 from run import Run
-from views import with_views
 
 
 @command_line.stage
@@ -30,7 +29,7 @@ def pretrain(run: Run, configs: list[Config]) -> None:
     noisy, curated, classes = run.examples("noisy"), run.examples("curated"), run.dataset.classes
     for config in configs:
         trainer = training.Trainer(config, len(classes))
-        scored = with_views(curated, run, "curated", config)
+        scored = run.with_views(curated, "curated", config)
         job = training.Job("pretrained", noisy, scored, config.pretraining)
         result, source = run.pretrained(config), run.pretrained_source(config)
         training.make(result, source, trainer, job, classes)

@@ -8,6 +8,7 @@ import pandas as pd
 
 import config
 import dataset
+import views
 from batches import Examples
 from clipstore import STORE_FILES, ClipStore, settings_of
 from errors import InputError, first_few
@@ -96,6 +97,11 @@ class Run:
         names = (*config.PREPROCESSING_SETTINGS, "frontend", "crop_samples")
         settings = {name: getattr(chosen, name) for name in names}
         return {"clips": self.store(split).content(), "settings": settings}
+
+    def with_views(self, examples: Examples, split: str, chosen: config.Config) -> Examples:
+        """The same examples with the log-mels that they are scored from."""
+        made_from = self.views_source(split, chosen)
+        return views.with_views(examples, chosen, self.views(split), made_from)
 
     def fold_table(self) -> Result:
         path = self.outputs.folds

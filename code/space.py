@@ -7,12 +7,12 @@ from pathlib import Path
 
 import soundfile as sf
 
-from batches import N_VIEWS
 from clipstore import NUM_STEPS
 from config import Config
 from dataset import ClipFile
 from errors import PipelineError, UnreadableClip
 from features import N_FEATURES
+from views import N_VIEWS
 
 SAMPLED_CLIPS = 32
 RESERVE = 50_000_000  # histories and what else is small

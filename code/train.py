@@ -9,7 +9,6 @@ from config import Config
 from errors import InputError
 from models import require_backend
 from run import Run
-from views import with_views
 
 
 @command_line.stage
@@ -38,7 +37,7 @@ def train_folds(run: Run, tasks: list[tuple[Config, int]]) -> None:
         others = dataclasses.replace(curated, clips=curated.clips[fold_of != fold])
         if trainer is None or trainer.config != config:
             trainer = training.Trainer(config, len(classes))  # serves all folds of an experiment
-            scored, start = with_views(curated, run, "curated", config), run.starting_point(config)
+            scored, start = run.with_views(curated, "curated", config), run.starting_point(config)
         validated = dataclasses.replace(scored, clips=curated.clips[fold_of == fold])
         if not (len(others) and len(validated)):
             raise InputError(f"fold {fold} has no readable clip to train on or to score")

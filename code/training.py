@@ -8,13 +8,14 @@ import keras
 import numpy as np
 import pandas as pd
 
+import checkpoints
 import metrics
 from batches import Examples, prefetch, random_generator, training_batches
 from config import Config, Schedule
 from errors import PipelineError
 from models import build_tagger
 from outputs import write_scores, written_whole
-from prediction import Predictor, progress
+from prediction import Predictor
 from provenance import Result
 from training_state import Kept, TrainingState
 
@@ -119,7 +120,7 @@ class Trainer:
         rng = random_generator(self.config, job.part, epoch)
         batches = prefetch(training_batches(job.examples, self.config, job.schedule, epoch, rng))
         total = 0.0
-        with progress(f"{job.part} training", len(job.examples)) as bar:
+        with checkpoints.progress(f"{job.part} training", len(job.examples)) as bar:
             for inputs, labels in batches:
                 loss = float(self.model.train_on_batch(inputs, labels))
                 if not np.isfinite(loss):

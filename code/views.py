@@ -1,26 +1,29 @@
-"""The log-mels that scoring starts from: three views per clip, computed once for all networks."""
+"""The log-mels that scoring starts from: three views per clip (3-TTA), the same for all networks.
+
+In NumPy: the values of the `Melspectrogram` layer, without TensorFlow.
+"""
 
 import dataclasses
 import fcntl
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 
 import checkpoints
+import logmel
 import npy
-from batches import N_VIEWS, Examples, prefetch, view_batches
-from clipstore import ClipStore
+from batches import Examples, prefetch, split
+from clipstore import Clips, settings_of
 from config import Config
-from models import front_end
-from prediction import SECONDS_BETWEEN_CHECKPOINTS, progress
-from run import Run
+from provenance import Result
+
+N_VIEWS = 3
+CLIPS_AT_ONCE = 8
 
 
-def with_views(examples: Examples, run: Run, split: str, config: Config) -> Examples:
-    """The same examples with the views of all clips of their split, made if they are not there."""
-    result, source = run.views(split), run.views_source(split, config)
+def with_views(examples: Examples, config: Config, result: Result, source: dict) -> Examples:
+    """The same examples with the views of all clips of their store, made if they are not there."""
     with result.record.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # where several GPUs are at work, one makes them
         if result.fault(source) is not None:
@@ -32,9 +35,9 @@ def with_views(examples: Examples, run: Run, split: str, config: Config) -> Exam
 
 
 def write(
-    store: ClipStore, config: Config, path: Path, checkpoint: Path, source: str, label: str
+    store: Clips, config: Config, path: Path, checkpoint: Path, source: str, label: str
 ) -> None:
-    """Write float32 (clips, 3, frames, n_mels): decibels in [-80, 0], first, middle and last crop.
+    """Write the views of all clips of a store.
 
     Goes on after the clips of a checkpoint of the same source.
     """
@@ -45,18 +48,48 @@ def write(
         array = npy.Appender(path, np.float32, shape, n_done, checksum)
     except (OSError, ValueError):
         n_done, array = 0, npy.Appender(path, np.float32, shape, 0, 0)
-    to_decibels = keras.Model(*front_end(config))
-    rest = Examples(store, np.arange(n_done, len(store)), None)
+    batches = split(np.arange(n_done, len(store)), CLIPS_AT_ONCE)
     saved_at = time.monotonic()
-    with progress(label, len(store), n_done) as bar:
-        for sound in prefetch(view_batches(rest, config)):
-            decibels = to_decibels.predict_on_batch(sound)  # (batch * 3, frames, n_mels, 1)
-            decibels = decibels.reshape(-1, *shape)
+    with checkpoints.progress(label, len(store), n_done) as bar:
+        for decibels in prefetch(of_clips(store, batch, config) for batch in batches):
             n_done = array.append(decibels) + len(decibels)
             bar.update(len(decibels))
-            if time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
+            if time.monotonic() - saved_at > checkpoints.SECONDS_BETWEEN:
                 progress_so_far = np.array([n_done, array.commit()], np.int64)
                 checkpoints.save(checkpoint, source, {"progress": progress_so_far})
                 saved_at = time.monotonic()
     array.commit()
     array.close()
+
+
+def of_clips(store: Clips, clips: np.ndarray, config: Config) -> np.ndarray:
+    """The first, middle and last crop of each clip.
+
+    Parameters
+    ----------
+    store : Clips
+    clips : int (n,)
+        Which clips of the store.
+
+    Returns
+    -------
+    float32 (n, 3, frames, n_mels), decibels in [-80, 0]
+    """
+    if config.frontend == "logmel":
+        cut, sizes, length = store.decibels, store.n_frames, config.crop_frames
+    else:
+        cut, sizes, length = store.waveform, store.n_samples, config.crop_samples
+    views = np.empty((len(clips), N_VIEWS, config.crop_frames, config.n_mels), np.float32)
+    for view, clip in zip(views, clips, strict=True):
+        for number, start in enumerate(view_starts(sizes[clip], length)):
+            crop = cut(clip, start, length)
+            if config.frontend == "waveform":
+                crop = logmel.log_mel(crop, **settings_of(config))
+            view[number] = crop
+    return logmel.normalise(views)
+
+
+def view_starts(n: int, length: int) -> tuple[int, int, int]:
+    """Starts of the three test-time views: first, middle and last crop (or left padding)."""
+    room = n - length
+    return 0, int(room / 2), room

@@ -1,4 +1,4 @@
-"""Crops, paddings, smoothing, mixup and TTA views, against the formulas of the specification."""
+"""Crops, paddings, smoothing and mixup, against the formulas of the specification."""
 
 import dataclasses
 
@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 import batches
 import clipstore
-import logmel
 from batches import Examples
 from config import Config, Schedule
 from conftest import open_writer
@@ -60,28 +59,6 @@ class TestStarts:
         counts = np.bincount(starts, minlength=4)
         assert len(counts) == 4
         assert (np.abs(counts - 1000) < 150).all()
-
-    @pytest.mark.parametrize(
-        ("n", "starts"),
-        [(1500, (0, 250, 500)), (1501, (0, 250, 501)), (1000, (0, 0, 0)), (995, (0, -2, -5))],
-    )
-    def test_view_starts(self, n, starts):
-        assert batches.view_starts(n, CROP) == starts
-
-
-def all_views(examples, config):
-    """(clips, 3, ...)."""
-    sound = np.concatenate(list(batches.view_batches(examples, config)))
-    return sound.reshape(len(examples), 3, *sound.shape[1:])
-
-
-def test_views_are_crops_or_left_paddings(examples):
-    seen = dict(zip(SIZES, all_views(examples, CONFIG) * 32768, strict=True))
-    for view, offset in zip(seen[2500], (0, 750, 1500), strict=True):
-        np.testing.assert_array_equal(view, np.arange(1, 1001) + 20_000 + offset)
-    for view, padding in zip(seen[300], (0, 350, 700), strict=True):
-        expected = np.pad(np.arange(1, 301), (padding, 700 - padding))
-        np.testing.assert_array_equal(view, expected)
 
 
 def test_label_smoothing():
@@ -152,13 +129,14 @@ class TestMixup:
 
 
 def test_log_mel_inputs_are_normalised_after_the_crop(examples):
-    views = all_views(examples, dataclasses.replace(CONFIG, frontend="logmel"))
-    assert views.shape == (len(SIZES), 3, 10, 64)
-    assert views.dtype == np.float32
-    np.testing.assert_array_equal(views.max(axis=(2, 3)), 0)
-    assert views.min() >= -80
-    expected = logmel.normalise(examples.store.decibels(4, 15, 10))
-    np.testing.assert_array_equal(views[4, 2], expected)
+    config = dataclasses.replace(CONFIG, frontend="logmel")
+    rng = np.random.default_rng(0)
+    for inputs, _ in batches.training_batches(examples, config, SCHEDULE, 5, rng):
+        decibels = inputs["audio"]  # (batch, frames, n_mels)
+        assert decibels.shape[1:] == (10, 64)
+        assert decibels.dtype == np.float32
+        np.testing.assert_array_equal(decibels.max(axis=(1, 2)), 0)
+        assert decibels.min() >= -80
 
 
 def test_each_epoch_has_its_own_reproducible_chance():

@@ -8,7 +8,6 @@ import soundfile as sf
 
 import clipstore
 import logmel
-import preprocess
 from audio import trim
 from config import Config
 from conftest import open_writer
@@ -98,13 +97,13 @@ def test_clips_are_prepared_in_order_and_wait_for_the_writer(sources, monkeypatc
             asked_for.append(part)
             return super().__getitem__(part)
 
-    monkeypatch.setattr(preprocess, "CLIPS_AHEAD", 4)
+    monkeypatch.setattr(clipstore, "CLIPS_AHEAD", 4)
     files = Files(ClipFile(source, f"{name}.wav") for name in names)
-    clips = preprocess.prepared(files, SETTINGS)
+    clips = clipstore.prepare_all(files, SETTINGS)
     for i, (name, clip) in enumerate(zip(names, clips, strict=True)):
         assert len(asked_for) == i // 4 + 1
         np.testing.assert_array_equal(clip.features, global_features(waveforms[name]))
-    assert list(preprocess.prepared([], SETTINGS)) == []
+    assert list(clipstore.prepare_all([], SETTINGS)) == []
 
 
 class TestInterruptedWriter:

@@ -20,10 +20,9 @@ def run_in_process(stage, arguments, log):
     sys.path.insert(0, os.path.dirname(__file__))
     import importlib
 
+    import checkpoints
     import clipstore
     import config
-    import prediction
-    import views
     from conftest import TINY
 
     # Small steps, so that there is much to be interrupted. From stored log-mels, for once.
@@ -31,7 +30,7 @@ def run_in_process(stage, arguments, log):
     settings = {**TINY, "frontend": "logmel", "pretraining": longer, "training": longer}
     config.PROFILES["tiny"] = config.Profile(("v1mix",), settings)
     clipstore.BATCH_CLIPS = 3
-    prediction.SECONDS_BETWEEN_CHECKPOINTS = views.SECONDS_BETWEEN_CHECKPOINTS = 0
+    checkpoints.SECONDS_BETWEEN = 0
     sys.stdout = sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115
     sys.argv = [stage, *arguments]
     status = 0

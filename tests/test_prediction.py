@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 
+import checkpoints
 import clipstore
 import config
-import prediction
 from batches import Examples
 from conftest import TINY, open_writer
 from models import build_tagger
@@ -108,7 +108,7 @@ def test_each_clip_has_its_own_scores_whatever_the_batches(examples):
 def test_goes_on_after_the_last_saved_batch(examples, tmp_path, monkeypatch, capsys):
     predictor = Predictor(experiment("v1mix"), N_CLASSES)
     whole = predictor.predict(examples, "test")
-    monkeypatch.setattr(prediction, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN", 0)
     path, calls, original = tmp_path / "a.checkpoint", [], predictor.predict_on_batch
 
     def failing(inputs):

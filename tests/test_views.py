@@ -6,10 +6,11 @@ import keras
 import numpy as np
 import pytest
 
+import checkpoints
 import clipstore
+import logmel
 import npy
 import views
-from batches import view_batches
 from config import Config
 from conftest import TINY, open_writer
 from models import front_end
@@ -38,6 +39,26 @@ def write(store, folder, config=CONFIG, source="#source"):
     return npy.Rows(path)
 
 
+def crops_of(cut, sizes, length):
+    """First, middle and last crop, or zeros in front of a short clip: (clips * 3, ...)."""
+    rooms = [size - length for size in sizes]
+    return np.stack(
+        [
+            cut(clip, start, length)
+            for clip, room in enumerate(rooms)
+            for start in (0, int(room / 2), room)
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("n", "starts"),
+    [(1500, (0, 250, 500)), (1501, (0, 250, 501)), (1000, (0, 0, 0)), (995, (0, -2, -5))],
+)
+def test_view_starts(n, starts):
+    assert views.view_starts(n, 1000) == starts
+
+
 @pytest.mark.parametrize("frontend", ["waveform", "logmel"])
 def test_are_what_the_front_end_makes_of_each_crop(store, tmp_path, frontend):
     config = dataclasses.replace(CONFIG, frontend=frontend)
@@ -46,8 +67,10 @@ def test_are_what_the_front_end_makes_of_each_crop(store, tmp_path, frontend):
     written = written[:]
     assert written.dtype == np.float32
     to_decibels = keras.Model(*front_end(config))
-    examples = views.Examples(store, np.arange(7), None)
-    crops = np.concatenate(list(view_batches(examples, config)))
+    if frontend == "logmel":
+        crops = logmel.normalise(crops_of(store.decibels, store.n_frames, 23))
+    else:
+        crops = crops_of(store.waveform, store.n_samples, CONFIG.crop_samples)
     expected = to_decibels.predict_on_batch(crops).reshape(7, 3, 23, 64)
     np.testing.assert_allclose(written, expected, atol=1e-3)
     assert np.ptp(written[3], axis=0).max() > 1  # the views of a long clip differ
@@ -55,19 +78,19 @@ def test_are_what_the_front_end_makes_of_each_crop(store, tmp_path, frontend):
 
 @pytest.mark.parametrize("damage", [None, "views.npy", "views.checkpoint"])
 def test_go_on_where_they_were_interrupted(store, tmp_path, monkeypatch, damage):
-    whole = write(store, tmp_path / "..")[:]
-    monkeypatch.setattr(views, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    monkeypatch.setattr(views, "CLIPS_AT_ONCE", 2)
+    whole, of_clips = write(store, tmp_path / "..")[:], views.of_clips
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN", 0)
     done = []
 
-    def failing(examples, config):
-        for sound in view_batches(examples, config):
-            if len(done) == 2:
-                raise KeyboardInterrupt
-            done.append(len(sound))
-            yield sound
+    def failing(store, clips, config):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(len(clips))
+        return of_clips(store, clips, config)
 
     with monkeypatch.context() as patch:
-        patch.setattr(views, "view_batches", failing)
+        patch.setattr(views, "of_clips", failing)
         with pytest.raises(KeyboardInterrupt):
             write(store, tmp_path)
     if damage:
@@ -76,12 +99,13 @@ def test_go_on_where_they_were_interrupted(store, tmp_path, monkeypatch, damage)
         (tmp_path / damage).write_bytes(content)
     began_with = []
 
-    def spying(examples, config):
-        began_with.append(examples.clips[0])
-        return view_batches(examples, config)
+    def spying(store, clips, config):
+        began_with.append(clips[0])
+        return of_clips(store, clips, config)
 
-    monkeypatch.setattr(views, "view_batches", spying)
+    monkeypatch.setattr(views, "of_clips", spying)
     np.testing.assert_array_equal(write(store, tmp_path)[:], whole)
-    assert began_with == [0 if damage else 4] or damage == "views.checkpoint"
+    assert began_with[0] == (0 if damage else 4) or damage == "views.checkpoint"
+    began_with.clear()
     write(store, tmp_path, source="#other")
-    assert began_with[-1] == 0
+    assert began_with[0] == 0
