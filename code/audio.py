@@ -66,10 +66,14 @@ def _mono(block: np.ndarray) -> np.ndarray:
     """
     if block.dtype == np.int16:
         block = block * np.float32(INT16_SCALE)
-    mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
-    if not np.isfinite(mono).all():
-        mono = np.where(np.isfinite(mono), mono, 0)
-    return np.clip(mono, -LARGEST, LARGEST)
+    return limited(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
+
+
+def limited(waveform: np.ndarray) -> np.ndarray:
+    """Samples that are not finite become 0, others are limited to ±10,000."""
+    if not np.isfinite(waveform).all():
+        waveform = np.where(np.isfinite(waveform), waveform, 0)
+    return np.clip(waveform, -LARGEST, LARGEST)
 
 
 def _first_line(error: Exception) -> str:

@@ -83,29 +83,11 @@ def _parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--input", type=Path, metavar="DIR", help="the dataset (default: input/)")
     parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        default=PROJECT / "output",
-        help="where results go (default: output/)",
-    )
-    parser.add_argument(
         "--profile",
         choices=config.PROFILES,
         help="table of settings (default: published, or demo where input/ holds no dataset)",
     )
-    parser.add_argument(
-        "--experiments",
-        type=names,
-        metavar="A,B",
-        help=f"of {', '.join(config.EXPERIMENTS)} (default: the profile's)",
-    )
-    parser.add_argument(
-        "--folds",
-        type=numbers,
-        metavar="0,3",
-        help="folds to work on (default: all)",
-    )
+    add_output_options(parser, output="where results go", experiments="the profile's")
     parser.add_argument(
         "--skip-unreadable",
         action="store_true",
@@ -117,30 +99,60 @@ def _parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_output_options(parser: argparse.ArgumentParser, output: str, experiments: str) -> None:
+    """The options that stages share with what uses their results; `output`: what the folder is."""
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        default=PROJECT / "output",
+        help=f"{output} (default: output/)",
+    )
+    parser.add_argument(
+        "--experiments",
+        type=names,
+        metavar="A,B",
+        help=f"of {', '.join(config.EXPERIMENTS)} (default: {experiments})",
+    )
+    parser.add_argument(
+        "--folds",
+        type=numbers,
+        metavar="0,3",
+        help="folds to work on (default: all)",
+    )
+
+
 def stage(main: Callable[[Run], None]) -> Callable[[], None]:
     """Make a stage of a function: arguments in, and errors that the user can mend as one line."""
 
     @functools.wraps(main)
     def run_stage() -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler)
-        try:
+        with errors_in_one_line("stopped; the same command goes on from here"):
             args = _parser(sys.modules[main.__module__].__doc__).parse_args()
             with locked(OutputFolder(args.output)):
                 main(prepare(args))
-        except PipelineError as error:
-            sys.exit(f"error: {error}")
-        except KeyboardInterrupt:
-            print("\nstopped; the same command goes on from here", file=sys.stderr)
-            sys.exit(130)
-        except OSError as error:
-            if error.errno not in MENDABLE and "No space left" not in str(error):
-                raise
-            place = f" ({error.filename})" if error.filename else ""
-            reason = error.strerror or "No space left on device"
-            sys.exit(f"error: {reason}{place}; mend that, and the same command goes on from here")
 
     return run_stage
+
+
+@contextlib.contextmanager
+def errors_in_one_line(stopped: str) -> Iterator[None]:
+    """What the user can mend becomes one line and status 1; an interruption that one, and 130."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    except PipelineError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print(f"\n{stopped}", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        if error.errno not in MENDABLE and "No space left" not in str(error):
+            raise
+        place = f" ({error.filename})" if error.filename else ""
+        reason = error.strerror or "No space left on device"
+        sys.exit(f"error: {reason}{place}; mend that, and the same command goes on from here")
 
 
 @contextlib.contextmanager

@@ -166,6 +166,22 @@ def experiments(profile: str, names: list[str] | None = None) -> list[Config]:
     return [replace(EXPERIMENTS[name], **chosen.overrides) for name in names or chosen.experiments]
 
 
+def from_json(values: dict) -> Config:
+    """The `Config` that `dataclasses.asdict` and JSON turned into `values`.
+
+    Raises
+    ------
+    TypeError
+        If there are settings that `Config` does not have.
+    """
+
+    def tuples(values: dict) -> dict:
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+    schedules = {k: Schedule(**tuples(values[k])) for k in ("pretraining", "training")}
+    return Config(**{**tuples(values), **schedules})
+
+
 PREPROCESSING_SETTINGS = ("sample_rate", "n_dft", "n_hop", "n_mels")
 _FOLDS = ("n_folds", "fold_seed")
 STACKING_SETTINGS = (

@@ -4,12 +4,12 @@ import numpy as np
 
 import command_line
 import report
+import trained
 from dataset import assign_folds
 from errors import PipelineError
 from outputs import read_scores, write_scores
 from run import Run
 from stacker import StackerTrainer, build_stacker, stacker_input
-from training_state import without_optimiser
 
 __all__ = ["build_stacker", "main", "stack"]
 
@@ -47,16 +47,6 @@ def stack(run: Run, fnames: list[str], oof: np.ndarray, truth: np.ndarray) -> np
     return stacked
 
 
-def predict(run: Run, inputs: np.ndarray) -> np.ndarray:
-    """The mean over the stackers: (clips, classes, channels) -> (clips, classes)."""
-    stacker, n_folds = without_optimiser(build_stacker(*inputs.shape[1:])), run.configs[0].n_folds
-    scores = np.zeros(inputs.shape[:2])
-    for fold in range(n_folds):
-        stacker.load_weights(run.stacker(fold).files["weights"])
-        scores += stacker.predict(inputs, verbose=0) / n_folds
-    return scores
-
-
 def read_predictions(run: Run, part: str, fnames: list[str]) -> list[np.ndarray]:
     """Every experiment's scores of the given clips: one (clips, classes) each.
 
@@ -75,6 +65,19 @@ def read_predictions(run: Run, part: str, fnames: list[str]) -> list[np.ndarray]
     return scores
 
 
+def describe(run: Run) -> trained.Trained:
+    """What tag.py and kernel.py need to know of the ensemble, all of whose results are there."""
+    root, n_stackers = run.outputs.root, run.configs[0].n_folds
+    results = [run.fold(config, fold) for config in run.configs for fold in run.folds]
+    results += [run.stacker(fold) for fold in range(n_stackers)]
+    checksums = {
+        str(result.files["weights"].relative_to(root)): result.checksums()["weights"]
+        for result in results
+    }
+    classes = run.dataset.classes
+    return trained.Trained(root, classes, run.configs, run.folds, n_stackers, checksums)
+
+
 @command_line.stage
 def main(run: Run) -> None:
     classes, test = run.dataset.classes, run.dataset["test"]
@@ -88,13 +91,13 @@ def main(run: Run) -> None:
         result.unseal()
         weights = [config.stack_weight for config in run.configs]
         stacked = stack(run, fnames, stacker_input(oof, weights), truth)
+        ensemble, names = describe(run), [*(config.name for config in run.configs), "ensemble"]
         predicted, submission = [], np.empty((0, len(classes)))
         if len(test):
             predicted = read_predictions(run, "test", test.fnames)
-            submission = predict(run, stacker_input(predicted, weights))
+            submission = ensemble.stack(dict(zip(names[:-1], predicted, strict=True)))
         if not all(((scores >= 0) & (scores <= 1)).all() for scores in (stacked, submission)):
             raise PipelineError("the stacker's scores are not in [0, 1]: no submission was written")
-        names = [*(config.name for config in run.configs), "ensemble"]
         report.write(
             run,
             truth,
@@ -105,6 +108,7 @@ def main(run: Run) -> None:
         run.outputs.table("submission").unlink(missing_ok=True)  # of an earlier test set, perhaps
         if predicted:
             write_scores(result.files["submission"], test.fnames, classes, submission)
+        trained.write(ensemble)
         result.seal(source)
     report.show(result)
 

@@ -6,6 +6,8 @@ models/EXPERIMENT/             weights, histories and out-of-fold scores, one se
 predictions/EXPERIMENT/        oof.csv and test.csv, shaped like a submission
 stacker/                       weights and out-of-fold scores of the stackers, one set per fold
 submission.csv  oof.csv  scores.csv  per_class.csv
+trained.json                   what was trained, for tag.py and kernel.py
+kaggle/{dataset,kernel}/       what kernel.py makes for upload
 """
 
 import contextlib
@@ -46,6 +48,14 @@ class OutputFolder:
     def stacker(self, fold: int, kind: str) -> Path:
         """`kind` is "weights.h5", "scores.csv", ..."""
         return self.root / "stacker" / f"fold{fold}.{kind}"
+
+    @property
+    def trained(self) -> Path:
+        return self.root / "trained.json"
+
+    def kaggle(self, part: str) -> Path:
+        """`part` is "dataset" or "kernel"."""
+        return self.root / "kaggle" / part
 
     def size(self) -> int:
         """Bytes of clips, models, predictions and stackers that are there."""

@@ -46,6 +46,14 @@ class Predictor:
         self._network.set_weights(weights)
         self._fold()
 
+    def folded_weights(self) -> list[np.ndarray]:
+        """The weights that scores are computed with: batch norm is in those of the convolutions."""
+        return self._folded.get_weights()
+
+    def set_folded_weights(self, weights: list[np.ndarray]) -> None:
+        """Take over what `folded_weights` gave."""
+        self._folded.set_weights(weights)
+
     def predict_on_batch(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         """`views` (batch, 3, frames, n_mels), `length`, `global_feat` -> (batch, n_classes)."""
         return self._of_views.predict_on_batch(inputs)

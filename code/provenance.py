@@ -15,7 +15,7 @@ from errors import MissingResult
 from outputs import size_and_checksum, write_json
 
 # Raise a number when a change of the code changes that stage's results.
-REVISIONS = {"preprocess": 2, "views": 2, "pretrain": 2, "train": 2, "predict": 1, "ensemble": 2}
+REVISIONS = {"preprocess": 2, "views": 2, "pretrain": 2, "train": 2, "predict": 1, "ensemble": 3}
 MARK = "#"  # begins every fingerprint
 
 
@@ -49,7 +49,7 @@ class Result:
 
     def seal(self, source: dict) -> None:
         """Write the record: the result is whole from now on, and its checkpoint not needed."""
-        files = {path.name: _size_and_checksum(path) for path in self.files.values()}
+        files = {path.name: size_and_checksum_of(path) for path in self.files.values()}
         write_json(self.record, {"from": self._complete(source), "files": files})
         self.checkpoint.unlink(missing_ok=True)
 
@@ -68,7 +68,7 @@ class Result:
         for path in self.files.values():
             if not path.is_file():
                 return f"{path} is missing"
-            if _size_and_checksum(path) != record["files"].get(path.name):
+            if size_and_checksum_of(path) != record["files"].get(path.name):
                 return f"{path} is damaged: not the file that was written"
         return None
 
@@ -101,6 +101,11 @@ class Result:
         files = [self.files[name].name for name in names or self.files]
         return fingerprint([record["files"].get(name) for name in files])
 
+    def checksums(self) -> dict[str, list]:
+        """Size and checksum of each file, by what it holds, as the record of the result has it."""
+        recorded = self._read()["files"]
+        return {what: recorded[path.name] for what, path in self.files.items()}
+
     def _complete(self, source: dict) -> dict:
         return {**source, "revision": REVISIONS[self.made_by]}
 
@@ -128,7 +133,7 @@ def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
     return changes
 
 
-def _size_and_checksum(path: Path) -> list:
+def size_and_checksum_of(path: Path) -> list:
     with path.open("rb") as file:
         size, checksum = size_and_checksum(file, path.stat().st_size)
     return [size, f"{checksum:08x}"]

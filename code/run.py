@@ -236,6 +236,7 @@ class Run:
     def ensemble(self) -> Result:
         names = ["oof", "scores", "per_class"] + ["submission"] * bool(len(self.dataset["test"]))
         files = {name: self.outputs.table(name) for name in names}
+        files["trained"] = self.outputs.trained
         record = self.outputs.table("ensemble").with_suffix(".json")
         return Result("ensemble", "ensemble", record, files)
 

@@ -1,5 +1,6 @@
 """The stacking network: what several networks say of a clip becomes one score per class."""
 
+import functools
 from pathlib import Path
 
 import keras
@@ -10,7 +11,7 @@ import metrics
 from batches import random_generator
 from config import Config
 from layers import LastChannel, LocallyConnected1D
-from training_state import Kept, TrainingState
+from training_state import Kept, TrainingState, without_optimiser
 
 SHIFT = 1.6
 
@@ -65,6 +66,25 @@ def stacker_input(scores: list[np.ndarray], weights: list[float]) -> np.ndarray:
     """
     average = np.average(scores, axis=0, weights=weights if any(weights) else None)
     return np.stack([*scores, average], axis=-1).astype(np.float32)
+
+
+def read_weights(path: Path, n_classes: int, n_channels: int) -> list[np.ndarray]:
+    """The weights that `StackerTrainer` wrote: (classes, channels, 1) and (classes, classes)."""
+    stacker = without_optimiser(build_stacker(n_classes, n_channels))
+    stacker.load_weights(path)
+    return stacker.get_weights()
+
+
+def predict(inputs: np.ndarray, weights: list[list[np.ndarray]]) -> np.ndarray:
+    """The mean over stackers with these weights: (clips, classes, channels) -> (clips, classes)."""
+    stacker, scores = _used(*inputs.shape[1:]), np.zeros(inputs.shape[:2])
+    for of_one in weights:
+        stacker.set_weights(of_one)
+        scores += keras.ops.convert_to_numpy(stacker(inputs, training=False)) / len(weights)
+    return scores
+
+
+_used = functools.cache(build_stacker)  # built once for all clips
 
 
 class StackerTrainer:

@@ -253,9 +253,9 @@ def test_a_damaged_stacker_is_trained_again_and_only_that_one(finished):
 def test_a_stage_reads_the_clips_once_to_check_them(finished, monkeypatch):
     root, run = finished
     (root / "out" / "models" / "v1mix" / "fold1.json").unlink()
-    checked, original = [], provenance._size_and_checksum
+    checked, original = [], provenance.size_and_checksum_of
     monkeypatch.setattr(
-        provenance, "_size_and_checksum", lambda path: checked.append(path) or original(path)
+        provenance, "size_and_checksum_of", lambda path: checked.append(path) or original(path)
     )
     assert made(run("train")) == {"weights"}
     assert checked.count(root / "out" / "clips" / "curated" / "samples.npy") == 1

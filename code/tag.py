@@ -1,0 +1,250 @@
+"""Tag audio files with a trained ensemble: `python code/tag.py FILES...`.
+
+From Python: `from tag import Tagger`, then `Tagger("output").tag(waveform, sample_rate)`.
+"""
+
+import argparse
+import io
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import command_line
+from errors import InputError, UnreadableClip
+
+STDIN = "-"
+FILES_AT_ONCE, SECONDS_AT_ONCE = 16, 120  # of clips that are tagged together
+BAR_WIDTH = 30
+SHOWN_PER_WINDOW = 3
+
+
+def __getattr__(name: str):
+    """`Tagger`, imported when it is asked for: TensorFlow takes seconds, `--help` should not."""
+    if name != "Tagger":
+        raise AttributeError(f"module 'tag' has no attribute {name!r}")
+    from tagger import Tagger
+
+    return Tagger
+
+
+@dataclass
+class Tagged:
+    """One file: its name, and either why it could not be read or what is in it."""
+
+    name: str
+    error: str = ""
+    seconds: float = 0.0
+    scores: object = None  # float32 (classes,)
+    windows: list | tuple = ()  # (start, end, scores)
+
+
+def find_files(names: list[str]) -> list[str]:
+    """The files that are meant: a folder stands for all audio files below it, in order."""
+    import soundfile as sf
+
+    suffixes = {f".{name.lower()}" for name in sf.available_formats()} | {".aif", ".oga", ".opus"}
+    files = []
+    for name in names:
+        if name == STDIN or not Path(name).is_dir():
+            files.append(name)
+            continue
+        found = sorted(
+            str(path)
+            for path in Path(name).rglob("*")
+            if path.suffix.lower() in suffixes and path.is_file()
+        )
+        if not found:
+            raise InputError(f"{name} holds no audio files")
+        files += found
+    return files
+
+
+def read(name: str, sample_rate: int):
+    """Decode a file, or standard input: float32 (samples,). Raises UnreadableClip."""
+    import audio
+
+    if name == STDIN:
+        return audio.read_clip(io.BytesIO(sys.stdin.buffer.read()), sample_rate)
+    try:
+        with open(name, "rb") as file:
+            return audio.read_clip(file, sample_rate)
+    except OSError as error:
+        raise UnreadableClip(f"cannot be opened ({error.strerror})") from error
+
+
+def read_all(files: list[str], sample_rate: int) -> Iterator[list]:
+    """Groups of (name, waveform or error): the first file alone, so that its tags come soon."""
+    group, seconds = [], 0.0
+    for number, name in enumerate(files):
+        try:
+            waveform = read(name, sample_rate)
+            seconds += len(waveform) / sample_rate
+        except UnreadableClip as error:
+            waveform = error
+        group.append((name, waveform))
+        if number == 0 or len(group) == FILES_AT_ONCE or seconds > SECONDS_AT_ONCE:
+            yield group
+            group, seconds = [], 0.0
+    if group:
+        yield group
+
+
+def tag_all(tagger, files: list[str], window: float, hop: float) -> Iterator[Tagged]:
+    """Tag files in their order. Files of more than two windows get a timeline."""
+    from batches import prefetch
+
+    rate = tagger.sample_rate
+    for group in prefetch(read_all(files, rate)):
+        readable = [waveform for _, waveform in group if not isinstance(waveform, UnreadableClip)]
+        scores = iter(tagger.scores(readable, rate))
+        for name, waveform in group:
+            if isinstance(waveform, UnreadableClip):
+                yield Tagged(name, error=str(waveform))
+                continue
+            tagged = Tagged(name, seconds=len(waveform) / rate, scores=next(scores))
+            if tagged.seconds > 2 * window:
+                tagged.windows = tagger.timeline(waveform, rate, window, hop)
+            yield tagged
+
+
+def as_text(tagger, tagged: Tagged, top: int) -> str:
+    """The best tags, with bars that a certain one fills; a line for each window."""
+    lines = [f"{tagged.name}  ({tagged.seconds:.1f} s)"]
+    width = max(map(len, tagger.classes))
+    bars = dict(zip(tagger.classes, tagger.certainty(tagged.scores) * BAR_WIDTH, strict=True))
+    for tag, score in list(tagger.ranked(tagged.scores).items())[:top]:
+        lines.append(f"  {tag:{width}}  {score:.3f}  {'#' * round(bars[tag])}".rstrip())
+    for start, end, scores in tagged.windows:
+        best = list(tagger.ranked(scores).items())[: min(top, SHOWN_PER_WINDOW)]
+        tags = "  ".join(f"{tag} {score:.2f}" for tag, score in best)
+        lines.append(f"  {clock(start)} - {clock(end)}  {tags}")
+    return "\n".join(lines)
+
+
+def clock(seconds: float) -> str:
+    """75.5 -> "1:15.5"."""
+    minutes, seconds = divmod(round(seconds, 1), 60)
+    return f"{minutes:.0f}:{seconds:04.1f}"
+
+
+def as_json(tagger, tagged: Tagged, top: int) -> dict:
+    """`file`, and `error` or `seconds`, `tags` (the best, with scores) and `windows`."""
+    if tagged.error:
+        return {"file": tagged.name, "error": tagged.error}
+
+    def best(scores):
+        return {k: round(v, 4) for k, v in list(tagger.ranked(scores).items())[:top]}
+
+    windows = [
+        {"start": round(start, 3), "end": round(end, 3), "tags": best(scores)}
+        for start, end, scores in tagged.windows
+    ]
+    whole = {"file": tagged.name, "seconds": round(tagged.seconds, 3), "tags": best(tagged.scores)}
+    return {**whole, "windows": windows} if windows else whole
+
+
+def write_csv(path: Path, rows: list, classes: list[str]) -> None:
+    """One row per file, and one per window: fname, start, end (seconds), then all classes."""
+    import pandas as pd
+
+    from outputs import written_whole
+
+    table = pd.DataFrame(rows, columns=["fname", "start", "end", *classes])
+    with written_whole(path) as part:
+        table.to_csv(part, index=False)
+
+
+def positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise ValueError(text)
+    return number
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tag.py", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "files", nargs="+", metavar="FILES", help="audio files, folders, or - for standard input"
+    )
+    command_line.add_output_options(parser, output="of the run that trained", experiments="all")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="tags to show (default: 5)")
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    parser.add_argument(
+        "--csv", type=Path, metavar="OUT", help="write the scores of all classes to this file too"
+    )
+    for name, default, what in (
+        ("window", 5.0, "length of the timeline's windows, for files of more than two"),
+        ("hop", 2.5, "from one window to the next"),
+    ):
+        parser.add_argument(
+            f"--{name}",
+            type=positive,
+            default=default,
+            metavar="S",
+            help=f"{what}, in seconds (default: {default})",
+        )
+    return parser
+
+
+def main() -> int:
+    args = _parser().parse_args()
+    files = find_files(args.files)
+    tagger = start(args)
+    rows, failed = [], False
+    if args.json:
+        print("[", end="")
+    for number, tagged in enumerate(tag_all(tagger, files, args.window, args.hop)):
+        if tagged.error:
+            failed = True
+            print(f"error: {tagged.name}: {tagged.error}", file=sys.stderr)
+        else:
+            rows.append((tagged.name, 0.0, round(tagged.seconds, 3), *tagged.scores))
+            rows += [
+                (tagged.name, round(start, 3), round(end, 3), *scores)
+                for start, end, scores in tagged.windows
+            ]
+        if args.json:
+            print(",\n " * bool(number) + json.dumps(as_json(tagger, tagged, args.top)), end="")
+        elif not tagged.error:
+            print(as_text(tagger, tagged, args.top))
+        sys.stdout.flush()
+    if args.json:
+        print("]")
+    if args.csv:
+        write_csv(args.csv, rows, tagger.classes)
+    return int(failed)
+
+
+def start(args: argparse.Namespace):
+    """The tagger that was asked for; says on standard error what the time went into."""
+    laps = [time.perf_counter()]
+    import keras  # noqa: F401
+
+    laps.append(time.perf_counter())
+    from tagger import Tagger
+
+    laps.append(time.perf_counter())
+    tagger = Tagger(args.output, args.experiments, args.folds)
+    laps.append(time.perf_counter())
+    keras_, rest, networks = (b - a for a, b in itertools.pairwise(laps))
+    print(
+        f"ready in {laps[-1] - laps[0]:.1f} s: {keras_:.1f} importing Keras and its backend, "
+        f"{rest:.1f} the audio libraries, {networks:.1f} for networks and weights",
+        file=sys.stderr,
+    )
+    return tagger
+
+
+if __name__ == "__main__":
+    with command_line.errors_in_one_line("stopped"):
+        try:
+            status = main()
+        except BrokenPipeError:  # as of `tag.py ... | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = 0
+        sys.exit(status)
