@@ -12,6 +12,7 @@ A few clips can be held in memory instead (`in_memory`).
 """
 
 import io
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,8 @@ def settings_of(config: Config) -> dict:
 
 def prepare_all(files: list[ClipFile], settings: dict) -> Iterator[PreparedClip]:
     """Prepare clips on all cores; they come in order, and as they are ready."""
+    # joblib's remark on unused results follows every interruption.
+    warnings.filterwarnings("ignore", module="joblib")
     options = {"n_jobs": -1, "return_as": "generator", "batch_size": CLIPS_AT_ONCE}
     with joblib.Parallel(**options) as parallel:
         # joblib does not wait for the writer: what is faster piles up, until the round is over.

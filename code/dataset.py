@@ -10,9 +10,10 @@ import difflib
 import functools
 import io
 import lzma
+import os
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -35,6 +36,7 @@ CLIP_FOLDERS = {
     "noisy": ("train_noisy", "audio_train", "FSDKaggle2019.audio_train_noisy"),
     "test": ("test", "audio_test", "FSDKaggle2019.audio_test"),
 }
+DEEPEST = 4  # folder below the one where a competition is looked for
 LARGEST_MEMBER = 1 << 30  # bytes; two hours in one channel are less
 # What damaged, encrypted or strangely compressed archives raise.
 BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
@@ -190,6 +192,57 @@ def _test_split(root, table, submission, classes, source) -> Split:
     labels = _multi_hot(table, classes, source)[order]
     usage = table["usage"].to_numpy(str)[order] if "usage" in table else None
     return Split("test", fnames, files, labels, usage)
+
+
+def find_test(root: Path, classes: list[str]) -> tuple[Split, list[str]]:
+    """The test clips of a competition that lies somewhere below `root`.
+
+    Parameters
+    ----------
+    root : Path
+    classes : list of str
+        By these the sample submission is known.
+
+    Returns
+    -------
+    split : Split
+        In the order of the sample. A clip that is missing cannot be opened: that costs its scores.
+    columns : list of str
+        The sample's columns, in its order.
+
+    Raises
+    ------
+    InputError
+        If no sample submission has these classes, or none of its clips is there.
+    """
+    others = []
+    for folder in _folders_below(Path(root)):
+        if _find(folder, TABLES["submission"]) is None:
+            continue
+        table = _read_table(folder, "submission", columns=("fname",))
+        if set(table.columns) != {"fname", *classes}:
+            others.append(f"{table.attrs['path']} has {len(table.columns) - 1} other classes")
+            continue
+        clips = _clips_of(folder, "test")
+        if not clips.keys() & set(table["fname"]):
+            places = ", ".join(f"{name}/" for name in CLIP_FOLDERS["test"])
+            raise InputError(f"none of the test clips is in {places} (or .zip) of {folder}")
+        missing = Path(folder, CLIP_FOLDERS["test"][0])
+        files = [clips.get(fname, ClipFile(missing, fname)) for fname in table["fname"]]
+        return Split("test", list(table["fname"]), files, labels=None), list(table.columns)
+    raise InputError(
+        f"no {TABLES['submission'][0]} with the ensemble's {len(classes)} classes below {root}"
+        f"{''.join(f'; {other}' for other in others)}"
+    )
+
+
+def _folders_below(root: Path) -> Iterator[Path]:
+    """`root` and the folders in it, some levels deep: mounts differ in how deep they lie."""
+    for folder, subfolders, _ in os.walk(root, followlinks=True):
+        subfolders.sort()
+        if len(Path(folder).relative_to(root).parts) >= DEEPEST:
+            subfolders.clear()
+        yield Path(folder)
 
 
 def assign_folds(labels: np.ndarray, n_folds: int = 10, seed: int = 66666) -> np.ndarray:

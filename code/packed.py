@@ -36,11 +36,11 @@ def unpack(arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
     return [arrays[f"{i}"] * arrays.get(f"{i}/scale", np.float32(1)) for i in range(n)]
 
 
-def write(path: Path, networks: list[dict[str, np.ndarray]]) -> None:
-    """Write the weights of several networks into one file."""
+def write(path: Path, networks: dict[int, dict[str, np.ndarray]]) -> None:
+    """Write the weights of several networks, by number, into one file."""
     arrays = {
         f"{number}/{name}": array
-        for number, network in enumerate(networks)
+        for number, network in networks.items()
         for name, array in network.items()
     }
     with written_whole(path) as part, part.open("wb") as file:

@@ -1,7 +1,6 @@
 """Stage 1: decode every clip once, trim it, and store samples, log-mels and global features."""
 
 import sys
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -118,8 +117,6 @@ def report_rare_classes(run: Run) -> None:
 
 @command_line.stage
 def main(run: Run) -> None:
-    # joblib's remark on unused results follows every interruption.
-    warnings.filterwarnings("ignore", module="joblib")
     report_rare_classes(run)
     report_memory(run)
     require_space(run)

@@ -88,6 +88,17 @@ def training_memory(config: Config) -> float:
     return BASE_MEMORY + config.batch_size * (CLIP_MEMORY + 4 * copies * numbers)
 
 
+def multiply_adds(config: Config) -> float:
+    """Multiplications of one crop's convolutions: what the time of a network goes by."""
+    sizes = (3, 5, 7) if config.stem == "msc" else (3,)
+    n_frames, n_mels, before = config.crop_frames, config.n_mels, config.stem_filters
+    work = n_frames * n_mels * before * sum(size**2 for size in sizes) / len(sizes)
+    for filters in config.scaled_block_filters:
+        work += n_frames * n_mels * filters * (9 * (before + filters) + config.cat * 2 * filters)
+        n_frames, n_mels, before = -(-n_frames // 2), -(-n_mels // 2), filters
+    return work
+
+
 def memory_of_machine() -> float:
     """Bytes of memory that this machine has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

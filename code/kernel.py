@@ -1,0 +1,224 @@
+"""Make of a trained ensemble what a Kaggle competition takes: a dataset and a kernel to upload."""
+
+import argparse
+import ast
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import command_line
+import packed
+import trained
+import views
+from clipstore import ClipStore
+from errors import PipelineError
+from outputs import OutputFolder, write_json, written_whole
+from prediction import Predictor
+from trained import Trained
+
+CODE = Path(__file__).resolve().parent
+SCRIPT = "kaggle_script.py"
+COMPETITION = "freesound-audio-tagging-2019"
+DATASET, KERNEL = "freesound-tagging-ensemble", "freesound-tagging-submission"
+LARGEST_CHANGE = 1e-3  # of a score, through packing
+COMPARED_CLIPS = 8
+# Kaggle's limits, the lowest that were ever in force: they have been raised since.
+DATASET_BYTES, DATASET_FILES, SCRIPT_BYTES = 20e9, 50, 1e6
+NO_NAME = "YOUR-KAGGLE-NAME"
+
+
+def pack(ensemble: Trained, folder: Path, clips: ClipStore) -> Trained:
+    """Write the weights into `folder`, in 16 bits where scores stay as they are.
+
+    Returns
+    -------
+    The ensemble as it is there.
+    """
+    n_networks = len(ensemble.configs) * len(ensemble.folds)
+    largest = 0.0
+    with tqdm(total=n_networks, desc="packing", unit="network", leave=False, disable=None) as bar:
+        for config in ensemble.configs:
+            predictor, networks = Predictor(config, len(ensemble.classes)), {}
+            inputs = compared(clips, predictor)
+            for fold in ensemble.folds:
+                ensemble.load(predictor, fold)
+                weights, scores = predictor.folded_weights(), predictor.predict_on_batch(inputs)
+                network = packed.pack(weights)
+                predictor.set_folded_weights(packed.unpack(network))
+                change = np.abs(predictor.predict_on_batch(inputs) - scores).max()
+                if change >= LARGEST_CHANGE:
+                    print(
+                        f"{config.name} fold {fold}: in 32 bits, 16 change scores by {change:.1e}"
+                    )
+                    network = packed.as_they_are(weights)
+                else:
+                    largest = max(largest, change)
+                networks[fold] = network
+                bar.update()
+            packed.write(folder / f"{config.name}.npz", networks)
+    stackers = {i: packed.as_they_are(weights) for i, weights in enumerate(ensemble.stackers)}
+    packed.write(folder / f"{trained.STACKERS}.npz", stackers)
+    print(f"weights in 16 bits: scores of {len(inputs['length'])} clips change by {largest:.1e}")
+    return dataclasses.replace(ensemble, folder=folder, checksums={})  # npz files have their own
+
+
+def compared(clips: ClipStore, predictor: Predictor) -> dict[str, np.ndarray]:
+    """Some clips, evenly spread, as inputs of a predictor."""
+    chosen = np.unique(np.linspace(0, len(clips) - 1, COMPARED_CLIPS).astype(int))
+    return {
+        "views": views.of_clips(clips, chosen, predictor.config),
+        "length": clips.lengths[chosen, None],
+        "global_feat": clips.features[chosen],
+    }
+
+
+def modules_of(script: str) -> list[str]:
+    """The project's modules that a script imports, directly or through others, and itself."""
+    found, waiting = set(), [script.removesuffix(".py")]
+    while waiting:
+        name = waiting.pop()
+        if name in found or not (CODE / f"{name}.py").is_file():
+            continue
+        found.add(name)
+        for node in ast.walk(ast.parse((CODE / f"{name}.py").read_text())):
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                waiting.append(node.module)
+    return sorted(found)
+
+
+def add_wheels(folder: Path, packages: list[str]) -> None:
+    """Download wheels of these packages, at our versions, for this Python."""
+    if not packages:
+        return
+    pins = dict(
+        line.split("#")[0].split(";")[0].strip().split("==")
+        for line in (CODE.parent / "requirements.txt").read_text().splitlines()
+        if "==" in line
+    )
+    for name in packages:
+        if name not in pins:
+            raise PipelineError(f"requirements.txt has no {name}; it has {', '.join(pins)}")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--only-binary", ":all:", "--dest", str(folder)]
+    done = subprocess.run(
+        [*command, *(f"{name}=={pins[name]}" for name in packages)], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise PipelineError(f"pip could not download the wheels: {done.stderr.strip()[-300:]}")
+
+
+def write_kernel(folder: Path, user: str, gpu: bool) -> None:
+    """The script, the same as a notebook, and the metadata that name the script."""
+    script = (CODE / SCRIPT).read_text()
+    with written_whole(folder / SCRIPT) as part:
+        part.write_text(script)
+    cell = {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": []}
+    python = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook = {
+        "cells": [{**cell, "source": script.splitlines(keepends=True)}],
+        "metadata": {"kernelspec": python, "language_info": {"name": "python"}},
+        "nbformat": 4,
+        "nbformat_minor": 4,
+    }
+    write_json((folder / SCRIPT).with_suffix(".ipynb"), notebook)
+    metadata = {
+        "id": f"{user}/{KERNEL}",
+        "title": KERNEL.replace("-", " "),
+        "code_file": SCRIPT,
+        "language": "python",
+        "kernel_type": "script",
+        "is_private": "true",
+        "enable_gpu": str(gpu).lower(),
+        "enable_internet": "false",
+        "dataset_sources": [f"{user}/{DATASET}"],
+        "competition_sources": [COMPETITION],
+        "kernel_sources": [],
+    }
+    write_json(folder / "kernel-metadata.json", metadata)
+
+
+def check_sizes(dataset: Path, kernel: Path) -> None:
+    """Print the sizes; PipelineError where Kaggle would not take them."""
+    sizes = [path.stat().st_size for path in dataset.iterdir()]
+    script = max(path.stat().st_size for path in kernel.iterdir())
+    print(
+        f"dataset: {len(sizes)} files, {sum(sizes) / 1e6:.1f} MB "
+        f"(Kaggle takes {DATASET_FILES} and {DATASET_BYTES / 1e9:.0f} GB); "
+        f"kernel: {script / 1e3:.0f} kB (Kaggle takes {SCRIPT_BYTES / 1e6:.0f} MB)"
+    )
+    if len(sizes) > DATASET_FILES or sum(sizes) > DATASET_BYTES or script > SCRIPT_BYTES:
+        raise PipelineError(
+            "that is more than Kaggle takes: name fewer experiments or folds when you run ensemble"
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="kernel.py", description=__doc__)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        default=command_line.PROJECT / "output",
+        help="of the run that trained the ensemble (default: output/)",
+    )
+    parser.add_argument(
+        "--user",
+        metavar="NAME",
+        default=os.environ.get("KAGGLE_USERNAME", NO_NAME),
+        help="your name on Kaggle (default: KAGGLE_USERNAME of the environment)",
+    )
+    parser.add_argument(
+        "--no-gpu", action="store_true", help="let the kernel run without Kaggle's GPU"
+    )
+    parser.add_argument(
+        "--wheels",
+        type=command_line.names,
+        metavar="A,B",
+        default=[],
+        help="packages of requirements.txt to send along, should Kaggle's image lack them",
+    )
+    return parser
+
+
+def write_dataset(folder: Path, ensemble: Trained, clips: ClipStore, user: str) -> None:
+    """Weights, their description with settings and classes, the modules needed, and metadata."""
+    folder.mkdir(parents=True)
+    trained.write(pack(ensemble, folder, clips))
+    for name in modules_of(SCRIPT):
+        if f"{name}.py" != SCRIPT:
+            shutil.copy(CODE / f"{name}.py", folder)
+    about = {"title": DATASET.replace("-", " "), "id": f"{user}/{DATASET}"}
+    write_json(folder / "dataset-metadata.json", {**about, "licenses": [{"name": "other"}]})
+
+
+def main() -> None:
+    args = _parser().parse_args()
+    outputs = OutputFolder(args.output)
+    ensemble = trained.read(outputs.root)
+    with command_line.locked(outputs), tempfile.TemporaryDirectory(dir=outputs.root) as made:
+        new = OutputFolder(Path(made))
+        clips = ClipStore(outputs.clips("curated"))
+        write_dataset(new.kaggle("dataset"), ensemble, clips, args.user)
+        add_wheels(new.kaggle("dataset"), args.wheels)
+        write_kernel(new.kaggle("kernel"), args.user, gpu=not args.no_gpu)
+        check_sizes(new.kaggle("dataset"), new.kaggle("kernel"))
+        shutil.rmtree(outputs.kaggle("dataset").parent, ignore_errors=True)
+        new.kaggle("dataset").parent.rename(outputs.kaggle("dataset").parent)
+    if args.user == NO_NAME:
+        print(f"put your name in the place of {NO_NAME} in the metadata, or use --user NAME; then:")
+    print(f"kaggle datasets create -p {outputs.kaggle('dataset')}")
+    print(f"kaggle kernels push -p {outputs.kaggle('kernel')}")
+
+
+if __name__ == "__main__":
+    with command_line.errors_in_one_line("stopped"):
+        main()

@@ -1,0 +1,215 @@
+"""A submission in the time there is, from a packed ensemble: the work of a Kaggle kernel.
+
+There is a submission before any network has worked, and a better one after each of them.
+"""
+
+import dataclasses
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import clipstore
+import dataset
+import npy
+import space
+import trained
+import views
+from batches import Examples, split
+from clipstore import ClipStore
+from config import Config
+from errors import MissingResult, first_few
+from outputs import written_whole
+from prediction import Predictor
+from provenance import fingerprint
+from stacker import stacker_input
+from trained import Trained
+
+COMPETITION_CLIPS = 3361  # of the private test set
+CLIPS_AT_ONCE = 64  # between two looks at the clock
+RESERVE = 0.05  # of the budget, for stacking and writing
+
+
+def make(
+    ensemble: Path, root: Path, path: Path, minutes: float = 55, started: float | None = None
+) -> None:
+    """Tag the test clips of a competition, and write the submission, within the budget.
+
+    Parameters
+    ----------
+    ensemble : Path
+        The folder that kernel.py packed, or the output folder of a run.
+    root : Path
+        Somewhere below it are sample_submission.csv and the test clips.
+    path : Path
+        The submission to write.
+    minutes : float
+    started : float, optional
+        `time.monotonic()` when the budget began; now, if not given.
+
+    Raises
+    ------
+    MissingResult, InputError
+        If there is no ensemble, no sample submission with its classes, or none of its clips.
+    """
+    began = time.monotonic()
+    deadline = (began if started is None else started) + 60 * minutes * (1 - RESERVE)
+    members = trained.read(ensemble)
+    test, columns = dataset.find_test(root, members.classes)
+    n_clips, n_classes = len(test), len(members.classes)
+    print(f"{n_clips} test clips, {n_classes} classes, {minutes:g} minutes", flush=True)
+
+    def write(scores: np.ndarray, what: str) -> None:
+        table = pd.DataFrame(scores, columns=members.classes).assign(fname=test.fnames)
+        with written_whole(path) as part:
+            table[columns].to_csv(part, index=False)
+        print(f"{path.name}: {what} ({time.monotonic() - began:.0f} s)", flush=True)
+
+    write(np.full((n_clips, n_classes), 1 / n_classes), "equal scores")
+    with tempfile.TemporaryDirectory() as folder:
+        store = prepare(test, members.configs[0], Path(folder) / "clips", deadline)
+        preprocessing = time.monotonic() - began
+        averages = Averages(members, store, Path(folder), deadline)
+        while averages.score_next():
+            write(averages.mean(), f"mean of {averages}")
+    if averages.scores:
+        try:
+            write(members.stack(averages.scores), f"stacked {averages}")
+        except MissingResult as error:
+            print(f"warning: not stacked, so the mean stays: {error}", flush=True)
+        pace = preprocessing / n_clips + averages.seconds_per_clip()
+        print(
+            f"projected for {COMPETITION_CLIPS:,} clips and all {averages.n_networks} networks on "
+            f"this machine: {pace * COMPETITION_CLIPS / 60:.1f} minutes"
+        )
+
+
+def prepare(test: dataset.Split, config: Config, folder: Path, deadline: float) -> ClipStore:
+    """A clip store of the test clips; what is not reached in half of the time counts as silence."""
+    settings, began = clipstore.settings_of(config), time.monotonic()
+    deadline = began + (deadline - began) / 2
+    clips = clipstore.prepare_all(test.files, settings)
+    with clipstore.Writer(folder, settings, folder / "checkpoint", "#kernel") as writer:
+        for fname in test.fnames:
+            late = time.monotonic() > deadline
+            clip = clipstore.silence(settings, "was not reached in time") if late else next(clips)
+            writer.append(fname, clip)
+    store = ClipStore(folder)
+    faults = [f"{f} {fault}" for f, fault in zip(store.fnames, store.faults, strict=True) if fault]
+    if faults:
+        print(f"warning: {len(faults)} clips count as silence: {first_few(faults)}", flush=True)
+    return store
+
+
+class Averages:
+    """The scores of each experiment, averaged over the networks that have worked so far.
+
+    The first fold of all experiments comes first, then the second, and so on; of one fold, the
+    experiments with the largest weight in the ensemble. Where the networks that are left would take
+    more than the time that is left, the last fold of the experiment with the smallest weight goes.
+
+    Attributes
+    ----------
+    scores : dict of float32 (clips, classes), by experiment
+    n_networks : how many there are in all
+    """
+
+    def __init__(self, members: Trained, store: ClipStore, folder: Path, deadline: float):
+        self._members, self._store, self._folder = members, store, folder
+        self._deadline = deadline
+        self._configs = sorted(members.configs, key=lambda config: -config.stack_weight)
+        self._pending = [(config, fold) for fold in members.folds for config in self._configs]
+        self.n_networks = len(self._pending)
+        self._predictors, self._viewed = {}, {}
+        self._done = dict.fromkeys((config.name for config in self._configs), 0)
+        self._seconds = {}  # that one network of an experiment took for all clips
+        self.scores = {}
+
+    def __str__(self) -> str:
+        done = (
+            f"{name} ({n} of {len(self._members.folds)} folds)" for name, n in self._done.items()
+        )
+        return ", ".join(text for text, n in zip(done, self._done.values(), strict=True) if n)
+
+    def mean(self) -> np.ndarray:
+        """The average over the experiments, by their weights in the ensemble: (clips, classes)."""
+        weights = [config.stack_weight for config in self._configs if config.name in self.scores]
+        return stacker_input(list(self.scores.values()), weights)[..., -1]
+
+    def score_next(self) -> bool:
+        """Let one more network score all clips. False where none is left, or no time."""
+        self._drop()
+        while self._pending:
+            config, fold = self._pending.pop(0)
+            began = time.monotonic()
+            try:
+                scores = self._score(config, fold)
+            except Exception as error:  # whatever it is, the other networks can still work
+                print(f"warning: {config.name} fold {fold} is left out: {error!r}", flush=True)
+                continue
+            if scores is None:
+                print(f"{config.name} fold {fold}: the time is up", flush=True)
+                self._pending.clear()
+                return False
+            self._seconds[config.name] = time.monotonic() - began
+            n = self._done[config.name]
+            self.scores[config.name] = (n * self.scores.get(config.name, 0) + scores) / (n + 1)
+            self._done[config.name] += 1
+            return True
+        return False
+
+    def seconds_per_clip(self) -> float:
+        """What all networks together take, or would take."""
+        tasks = [(config, fold) for fold in self._members.folds for config in self._configs]
+        return self._estimate(tasks) / len(self._store)
+
+    def _estimate(self, tasks: list[tuple[Config, int]]) -> float:
+        """Seconds that these networks will take; by their work, where none has been measured."""
+        work = {config.name: space.multiply_adds(config) for config in self._configs}
+        if not self._seconds:
+            return 0.0
+        pace = max(seconds / work[name] for name, seconds in self._seconds.items())
+        return sum(self._seconds.get(c.name, pace * work[c.name]) for c, _ in tasks)
+
+    def _drop(self) -> None:
+        left = self._deadline - time.monotonic()
+        while self._pending and (needed := self._estimate(self._pending)) > left:
+            lightest = min(config.stack_weight for config, _ in self._pending)
+            dropped = [task for task in self._pending if task[0].stack_weight == lightest][-1]
+            self._pending.remove(dropped)
+            reason = f"{needed:.0f} s of work for {left:.0f} s" if left > 0 else "the time is up"
+            print(f"{dropped[0].name} fold {dropped[1]} is left out: {reason}", flush=True)
+
+    def _score(self, config: Config, fold: int) -> np.ndarray | None:
+        """Scores of all clips: float32 (clips, classes); None if the time does not suffice.
+
+        What the very first network does not reach in time gets the mean of what it has reached.
+        """
+        if config.name not in self._predictors:
+            self._predictors[config.name] = Predictor(config, len(self._members.classes))
+        predictor = self._predictors[config.name]
+        self._members.load(predictor, fold)
+        clips, parts = self._views_for(config), []
+        for positions in split(np.arange(len(clips)), CLIPS_AT_ONCE):
+            if parts and time.monotonic() > self._deadline:
+                if self.scores:
+                    return None
+                mean = np.concatenate(parts).mean(axis=0)
+                rest = len(clips) - sum(map(len, parts))
+                print(f"warning: {rest} clips were not reached, and get the mean", flush=True)
+                return np.concatenate([*parts, np.tile(mean, (rest, 1))])
+            part = dataclasses.replace(clips, clips=clips.clips[positions])
+            parts.append(predictor.predict(part, f"{config.name} fold {fold}"))
+        return np.concatenate(parts)
+
+    def _views_for(self, config: Config) -> Examples:
+        """The clips with their log-mels, which most experiments share."""
+        key = clipstore.settings_of(config), config.frontend, config.crop_samples
+        path = self._folder / f"{fingerprint(*key)[1:]}.npy"
+        if path not in self._viewed:
+            views.write(self._store, config, path, path.with_suffix(".checkpoint"), "", "log-mels")
+            rows = npy.Rows(path)
+            self._viewed[path] = Examples(self._store, np.arange(len(self._store)), None, rows)
+        return self._viewed[path]
