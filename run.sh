@@ -8,6 +8,8 @@ here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 show_help() {
     cat <<'EOF'
 Usage: sh run.sh [STAGE] [OPTIONS]      the whole pipeline, or one stage of it
+       sh run.sh tag FILES [OPTIONS]    tag audio files with what was trained; tag --help
+       sh run.sh kernel [OPTIONS]       pack what was trained for Kaggle; kernel --help
        sh run.sh test [PYTEST ARGS]     lint, format check and tests
 
 The first run installs the pinned packages into .venv beside this script (or into the virtual or
@@ -45,6 +47,7 @@ Examples:
   sh run.sh --input /data/FSDKaggle2019 --profile small
   sh run.sh train --experiments v1mix --folds 0,1        one stage, two folds
   sh run.sh --no-venv --input /kaggle/input/freesound-audio-tagging-2019
+  sh run.sh tag recording.flac                           its tags, and a timeline if it is long
   sh run.sh test tests/test_run_sh.py -k pip
 EOF
 }
@@ -256,6 +259,14 @@ set_up() { # set_up [test]
 
 # ---- What to do ------------------------------------------------------------------------------
 
+# The rest of the command line is the script's, and so is standard input.
+run_script() { # run_script NAME ARGUMENTS...
+    script=$here/code/$1.py
+    shift
+    set_up
+    exec "$python" "$script" "$@"
+}
+
 run_tests() {
     set_up test
     cd -- "$here" # where pytest and ruff find their settings
@@ -277,6 +288,7 @@ case ${1-} in
         shift
         run_tests "$@"
         ;;
+    tag | kernel) run_script "$@" ;;
     preprocess | pretrain | train | predict | ensemble)
         stage=$1
         shift

@@ -21,7 +21,8 @@ def pack(weights: list[np.ndarray]) -> dict[str, np.ndarray]:
         if array.ndim > 1:
             scale = np.abs(array).max(axis=tuple(range(array.ndim - 1))) / LARGEST  # (channels,)
             scale = np.where(scale > 0, scale, 1).astype(np.float32)
-            arrays[f"{i}"], arrays[f"{i}/scale"] = np.rint(array / scale).astype(np.int16), scale
+            steps = np.rint(array / scale).clip(-LARGEST, LARGEST)  # tiny scales are inexact
+            arrays[f"{i}"], arrays[f"{i}/scale"] = steps.astype(np.int16), scale
     return arrays
 
 

@@ -1,6 +1,8 @@
 """Fixtures: small datasets of known sounds, a tiny profile, and stages run in this process."""
 
+import contextlib
 import importlib
+import io
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import soundfile as sf
 
 import clipstore
+import command_line
 import config
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -123,6 +126,25 @@ def run_stage():
             importlib.import_module(stage).main()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory, make_clips, tiny_profile, run_stage):
+    """A whole run: its folder, clips, arguments, and what each stage printed. Leave it whole."""
+    root = tmp_path_factory.mktemp("run")
+    made = make_clips(sizes={"curated": 20, "noisy": 12, "test": 8})
+    made.write(root / "input")
+    # Two test clips that no decoder reads.
+    (root / "input" / "audio_test" / "test02.wav").write_bytes(b"")
+    (root / "input" / "audio_test" / "test03.wav").write_bytes(b"no audio")
+    arguments = ("--input", root / "input", "--output", root / "out", "--profile", tiny_profile)
+    printed = {}
+    for stage in command_line.STAGES:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            run_stage(stage, *arguments)
+        printed[stage] = out.getvalue(), err.getvalue()
+    return root, made, arguments, printed
 
 
 @pytest.fixture

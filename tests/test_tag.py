@@ -1,0 +1,247 @@
+"""Tags from the command line and from Python are the ensemble's scores; faults cost one file."""
+
+import importlib
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import librosa
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile as sf
+
+import command_line
+import precision
+from tag import Tagger
+
+tag = importlib.import_module("tag")
+
+RATE = 44100
+# Half as wide numbers round differently in batches of other sizes.
+CLOSE = {"atol": 1e-4 if precision.resolve("auto") == "float32" else 1e-2}
+
+
+@pytest.fixture(scope="module")
+def root(finished_run):
+    return finished_run[0]
+
+
+@pytest.fixture(scope="module")
+def tagger(root):
+    return Tagger(root / "out")
+
+
+@pytest.fixture
+def run_tag(root, monkeypatch, capsys):
+    """Call tag.py with arguments: exit status, what it printed, and its errors."""
+
+    def run(*arguments, stdin=b""):
+        monkeypatch.setattr(
+            sys, "argv", ["tag.py", *map(str, arguments), "--output", f"{root}/out"]
+        )
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stdin)))
+        status = tag.main()
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return run
+
+
+def clip(root, number):
+    return root / "input" / "audio_test" / f"test{number:02d}.wav"
+
+
+def waveform(root, number):
+    return sf.read(clip(root, number), dtype="float32")[0]
+
+
+def table(path):
+    return pd.read_csv(path, index_col="fname")
+
+
+class TestTagger:
+    def test_scores_are_those_of_the_submission(self, tagger, root):
+        submission = table(root / "out" / "submission.csv").to_numpy()
+        assert np.ptp(submission, axis=0).max() > 1e-3
+        waveforms = [waveform(root, number) for number in (0, 1, 4, 5, 6, 7)]
+        np.testing.assert_allclose(
+            tagger.scores(waveforms, RATE), submission[[0, 1, 4, 5, 6, 7]], **CLOSE
+        )
+
+    def test_one_experiment_or_fold_gives_its_own_scores(self, root):
+        one = Tagger(root / "out", experiments=["max3exam"])
+        expected = table(root / "out" / "predictions" / "max3exam" / "test.csv").to_numpy()[0]
+        np.testing.assert_allclose(one.scores([waveform(root, 0)], RATE)[0], expected, **CLOSE)
+        one = Tagger(root / "out", experiments=["v1mix"], folds=[1])
+        expected = table(root / "out" / "models" / "v1mix" / "fold1.test.csv").to_numpy()[0]
+        np.testing.assert_allclose(one.scores([waveform(root, 0)], RATE)[0], expected, **CLOSE)
+
+    def test_tags_are_all_classes_the_best_first(self, tagger, root):
+        tags = tagger.tag(waveform(root, 0), RATE)
+        assert isinstance(tags, dict)
+        assert set(tags) == set(tagger.classes)
+        assert list(tags.values()) == sorted(tags.values(), reverse=True)
+
+    def test_a_batch_gives_what_its_clips_give(self, tagger, root):
+        both = [waveform(root, 0), waveform(root, 1)]
+        expected = [tagger.tag(one, RATE) for one in both]
+        for batch in (both, np.stack([one[:9000] for one in both])):
+            if isinstance(batch, np.ndarray):
+                expected = [tagger.tag(one, RATE) for one in batch]
+            for tags, alone in zip(tagger.tag(batch, RATE), expected, strict=True):
+                assert tags == pytest.approx(alone, abs=CLOSE["atol"])
+
+    def test_integers_and_other_rates(self, tagger, root):
+        expected = tagger.tag(waveform(root, 0), RATE)
+        samples, _ = sf.read(clip(root, 0), dtype="int16")
+        assert tagger.tag(samples, RATE) == pytest.approx(expected, abs=CLOSE["atol"])
+        half = librosa.resample(waveform(root, 0), orig_sr=RATE, target_sr=22050)
+        assert tagger.tag(half, 22050) == pytest.approx(expected, abs=0.1)
+
+    @pytest.mark.parametrize(
+        ("faulty", "message"),
+        [
+            (np.zeros(0, np.float32), r"of shape \(samples,\), got \(0,\)"),
+            (np.zeros((9000, 2), np.float32), "take the mean over the channels"),
+            (np.zeros(9000, complex), "expected floats or signed integers"),
+        ],
+    )
+    def test_what_is_no_waveform_is_refused(self, tagger, faulty, message):
+        with pytest.raises(ValueError, match=message):
+            tagger.tag(faulty, RATE)
+
+    def test_samples_that_are_not_finite_are_silence(self, tagger):
+        assert np.isfinite(tagger.scores([np.full(9000, np.nan, np.float32)], RATE)).all()
+
+    def test_certainty_goes_from_nothing_to_all(self, tagger):
+        n = len(tagger.classes)
+        nothing = tagger._trained.stack({"v1mix": np.zeros((1, n)), "max3exam": np.zeros((1, n))})
+        np.testing.assert_allclose(tagger.certainty(nothing[0]), 0, atol=1e-6)
+        surely = tagger._trained.stack({"v1mix": np.eye(n), "max3exam": np.eye(n)})
+        np.testing.assert_allclose(tagger.certainty(surely).diagonal(), 1, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("seconds", "ends"),
+        [(2.0, [0.5, 0.75, 1, 1.25, 1.5, 1.75, 2]), (0.6, [0.5, 0.6]), (0.3, [0.3])],
+    )
+    def test_windows_cover_the_clip(self, tagger, seconds, ends):
+        noise = np.random.default_rng(0).normal(0, 0.1, round(seconds * RATE)).astype(np.float32)
+        windows = tagger.timeline(noise, RATE, window=0.5, hop=0.25)
+        assert [end for _, end, _ in windows] == pytest.approx(ends, abs=1e-4)
+        assert windows[0][0] == 0
+        for start, end, scores in windows:
+            part = noise[round(start * RATE) : round(end * RATE)]
+            np.testing.assert_allclose(scores, tagger.scores([part], RATE)[0], **CLOSE)
+
+    def test_what_the_ensemble_does_not_have_is_named(self, root, tmp_path):
+        with pytest.raises(Exception, match="no experiment se; it has v1mix, max3exam"):
+            Tagger(root / "out", experiments=["se"])
+        with pytest.raises(Exception, match="no fold 7; it has 0, 1"):
+            Tagger(root / "out", folds=[7])
+        with pytest.raises(Exception, match=r"no trained ensemble in .*trained.json is not there"):
+            Tagger(tmp_path)
+        (tmp_path / "trained.json").write_text('{"classes": 3')
+        with pytest.raises(Exception, match="damaged, or of another version"):
+            Tagger(tmp_path)
+
+    def test_weights_of_another_training_are_refused(self, root):
+        weights = root / "out" / "models" / "v1mix" / "fold0.weights.h5"
+        content = weights.read_bytes()
+        try:
+            weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+            with pytest.raises(Exception, match="fold0.weights.h5 is not the file"):
+                Tagger(root / "out")
+        finally:
+            weights.write_bytes(content)
+
+
+class TestCommandLine:
+    def test_prints_the_best_tags_of_each_file(self, run_tag, root, tagger):
+        status, out, err = run_tag(clip(root, 0), clip(root, 1), "--top", 2)
+        assert status == 0
+        assert re.match(r"ready in [\d.]+ s: [\d.]+ importing Keras", err)
+        blocks = re.split(r"\n(?=/)", out.strip())
+        assert len(blocks) == 2
+        for number, block in enumerate(blocks):
+            head, *lines = block.splitlines()
+            wave = waveform(root, number)
+            assert head == f"{clip(root, number)}  ({len(wave) / RATE:.1f} s)"
+            expected = list(tagger.tag(wave, RATE).items())[:2]
+            assert [line.split()[0] for line in lines] == [name for name, _ in expected]
+            assert [float(line.split()[1]) for line in lines] == pytest.approx(
+                [score for _, score in expected], abs=2e-3
+            )
+
+    def test_unreadable_files_are_named_and_the_rest_goes_on(self, run_tag, root, tmp_path):
+        status, out, err = run_tag(
+            clip(root, 2), tmp_path / "none.wav", clip(root, 3), clip(root, 0), "--json"
+        )
+        assert status == 1
+        assert re.search(r"error: .*test02.wav: cannot be decoded", err)
+        assert "none.wav: cannot be opened (No such file or directory)" in err
+        said = json.loads(out)
+        assert [sorted(one)[0] for one in said] == ["error", "error", "error", "file"]
+        assert said[3]["file"] == str(clip(root, 0))
+        assert set(said[3]["tags"]) == {"Bark", "Meow", "Tick-tock"}
+
+    def test_a_folder_stands_for_its_audio_files(self, run_tag, root, tmp_path):
+        (tmp_path / "deep").mkdir()
+        for name in ("b.WAV", "deep/a.flac"):
+            sf.write(tmp_path / name, waveform(root, 0), RATE, format=name.split(".")[1])
+        (tmp_path / "notes.txt").write_text("no audio")
+        status, out, _ = run_tag(tmp_path, "--json")
+        assert status == 0
+        assert [Path(one["file"]).name for one in json.loads(out)] == ["b.WAV", "a.flac"]
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(Exception, match="empty holds no audio files"):
+            run_tag(tmp_path / "empty")
+
+    @pytest.mark.parametrize("streamed", [False, True])
+    def test_standard_input(self, run_tag, root, streamed):
+        content = bytearray(clip(root, 0).read_bytes())
+        if streamed:  # as programs write it that do not know the length yet
+            content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
+        status, out, _ = run_tag("-", "--json", stdin=bytes(content))
+        assert status == 0
+        (tagged,) = json.loads(out)
+        assert tagged["file"] == "-"
+        assert tagged["seconds"] == pytest.approx(len(waveform(root, 0)) / RATE, abs=1e-3)
+
+    def test_long_files_get_a_timeline(self, run_tag, root, tmp_path):
+        joined = np.concatenate([waveform(root, 0), waveform(root, 1), waveform(root, 4)])
+        sf.write(tmp_path / "long.wav", joined, RATE)
+        options = ("--window", "0.25", "--hop", "0.125")
+        _, out, _ = run_tag(tmp_path / "long.wav", *options)
+        lines = re.findall(r"^  \d:\d\d\.\d - \d:\d\d\.\d  .*$", out, re.M)
+        _, out, _ = run_tag(
+            tmp_path / "long.wav", clip(root, 0), *options, "--json", "--csv", tmp_path / "o.csv"
+        )
+        windows = json.loads(out)[0]["windows"]
+        assert len(windows) == len(lines) > 5
+        assert windows[-1]["end"] == pytest.approx(len(joined) / RATE, abs=1e-3)
+        scores = table(tmp_path / "o.csv")
+        assert list(scores.columns) == ["start", "end", "Bark", "Meow", "Tick-tock"]
+        of_long = scores.loc[[str(tmp_path / "long.wav")]]
+        assert len(of_long) == 1 + len(windows)
+        assert of_long.iloc[0, :2].tolist() == [0, pytest.approx(len(joined) / RATE, abs=1e-3)]
+
+    def test_mistakes_are_answered_at_once(self):
+        """Without TensorFlow, which takes seconds to import."""
+        program = (
+            "import sys, runpy; sys.argv = ['tag.py', 'a.wav', '--hop', '0']\n"
+            "try: runpy.run_path(sys.path[0] + '/tag.py', run_name='__main__')\n"
+            "except SystemExit as stop: print(stop.code, 'keras' in sys.modules)"
+        )
+        code = Path(command_line.__file__).parent
+        done = subprocess.run(
+            [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(code)!r})\n{program}"],
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout.split() == ["2", "False"], done.stderr
+        assert "argument --hop: invalid positive value: '0'" in done.stderr
