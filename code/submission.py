@@ -69,8 +69,7 @@ def make(
 
     write(np.full((n_clips, n_classes), 1 / n_classes), "equal scores")
     with tempfile.TemporaryDirectory() as folder:
-        store = prepare(test, members.configs[0], Path(folder) / "clips", deadline)
-        preprocessing = time.monotonic() - began
+        store, pace = prepare(test, members.configs[0], Path(folder) / "clips", deadline)
         averages = Averages(members, store, Path(folder), deadline)
         while averages.score_next():
             write(averages.mean(), f"mean of {averages}")
@@ -79,28 +78,36 @@ def make(
             write(members.stack(averages.scores), f"stacked {averages}")
         except MissingResult as error:
             print(f"warning: not stacked, so the mean stays: {error}", flush=True)
-        pace = preprocessing / n_clips + averages.seconds_per_clip()
+        pace += averages.seconds_per_clip()
         print(
             f"projected for {COMPETITION_CLIPS:,} clips and all {averages.n_networks} networks on "
             f"this machine: {pace * COMPETITION_CLIPS / 60:.1f} minutes"
         )
 
 
-def prepare(test: dataset.Split, config: Config, folder: Path, deadline: float) -> ClipStore:
-    """A clip store of the test clips; what is not reached in half of the time counts as silence."""
+def prepare(
+    test: dataset.Split, config: Config, folder: Path, deadline: float
+) -> tuple[ClipStore, float]:
+    """A clip store of the test clips, and how many seconds a clip took.
+
+    What is not reached in half of the time counts as silence.
+    """
     settings, began = clipstore.settings_of(config), time.monotonic()
     deadline = began + (deadline - began) / 2
     clips = clipstore.prepare_all(test.files, settings)
     with clipstore.Writer(folder, settings, folder / "checkpoint", "#kernel") as writer:
-        for fname in test.fnames:
+        for number, fname in enumerate(test.fnames):
             late = time.monotonic() > deadline
             clip = clipstore.silence(settings, "was not reached in time") if late else next(clips)
             writer.append(fname, clip)
+            if number == 0:  # before, processes were started
+                began = time.monotonic()
+    pace = (time.monotonic() - began) / max(len(test) - 1, 1)
     store = ClipStore(folder)
     faults = [f"{f} {fault}" for f, fault in zip(store.fnames, store.faults, strict=True) if fault]
     if faults:
         print(f"warning: {len(faults)} clips count as silence: {first_few(faults)}", flush=True)
-    return store
+    return store, pace
 
 
 class Averages:
@@ -124,7 +131,8 @@ class Averages:
         self.n_networks = len(self._pending)
         self._predictors, self._viewed = {}, {}
         self._done = dict.fromkeys((config.name for config in self._configs), 0)
-        self._seconds = {}  # that one network of an experiment took for all clips
+        self._seconds = {}  # that the last network of an experiment took for all clips
+        self._seconds_of_views = 0.0
         self.scores = {}
 
     def __str__(self) -> str:
@@ -143,7 +151,6 @@ class Averages:
         self._drop()
         while self._pending:
             config, fold = self._pending.pop(0)
-            began = time.monotonic()
             try:
                 scores = self._score(config, fold)
             except Exception as error:  # whatever it is, the other networks can still work
@@ -153,7 +160,6 @@ class Averages:
                 print(f"{config.name} fold {fold}: the time is up", flush=True)
                 self._pending.clear()
                 return False
-            self._seconds[config.name] = time.monotonic() - began
             n = self._done[config.name]
             self.scores[config.name] = (n * self.scores.get(config.name, 0) + scores) / (n + 1)
             self._done[config.name] += 1
@@ -161,9 +167,9 @@ class Averages:
         return False
 
     def seconds_per_clip(self) -> float:
-        """What all networks together take, or would take."""
+        """What the log-mels and all networks together take, or would take."""
         tasks = [(config, fold) for fold in self._members.folds for config in self._configs]
-        return self._estimate(tasks) / len(self._store)
+        return (self._seconds_of_views + self._estimate(tasks)) / len(self._store)
 
     def _estimate(self, tasks: list[tuple[Config, int]]) -> float:
         """Seconds that these networks will take; by their work, where none has been measured."""
@@ -192,6 +198,7 @@ class Averages:
         predictor = self._predictors[config.name]
         self._members.load(predictor, fold)
         clips, parts = self._views_for(config), []
+        began = time.monotonic()
         for positions in split(np.arange(len(clips)), CLIPS_AT_ONCE):
             if parts and time.monotonic() > self._deadline:
                 if self.scores:
@@ -202,6 +209,7 @@ class Averages:
                 return np.concatenate([*parts, np.tile(mean, (rest, 1))])
             part = dataclasses.replace(clips, clips=clips.clips[positions])
             parts.append(predictor.predict(part, f"{config.name} fold {fold}"))
+        self._seconds[config.name] = time.monotonic() - began
         return np.concatenate(parts)
 
     def _views_for(self, config: Config) -> Examples:
@@ -209,7 +217,9 @@ class Averages:
         key = clipstore.settings_of(config), config.frontend, config.crop_samples
         path = self._folder / f"{fingerprint(*key)[1:]}.npy"
         if path not in self._viewed:
+            began = time.monotonic()
             views.write(self._store, config, path, path.with_suffix(".checkpoint"), "", "log-mels")
+            self._seconds_of_views += time.monotonic() - began
             rows = npy.Rows(path)
             self._viewed[path] = Examples(self._store, np.arange(len(self._store)), None, rows)
         return self._viewed[path]
