@@ -263,7 +263,7 @@ set_up() { # set_up [test]
 run_script() { # run_script NAME ARGUMENTS...
     script=$here/code/$1.py
     shift
-    set_up
+    set_up >&2 # what the script prints may be JSON
     exec "$python" "$script" "$@"
 }
 

@@ -10,7 +10,6 @@ import pandas as pd
 import command_line
 import gpus
 from config import Config
-from models import require_backend
 from outputs import read_scores, write_scores
 from prediction import Predictor
 from run import Run
@@ -18,7 +17,6 @@ from run import Run
 
 @command_line.stage
 def main(run: Run) -> None:
-    require_backend(run.configs)
     run.require_clips("test")
     test = run.examples("test")
     # All that is missing is said before hours of work.

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import command_line
 import config
+import kernel
+import tag
 
+SCRIPTS = {"tag": tag._parser(), "kernel": kernel._parser()}
 PROJECT = Path(__file__).resolve().parent.parent
 README = (PROJECT / "README.md").read_text()
 
@@ -22,16 +25,25 @@ def test_commands_are_understood():
         if words and not words[0].startswith("-"):
             stage = words.pop(0)
             assert stage == "test" or (PROJECT / "code" / f"{stage}.py").is_file()
+            if stage in SCRIPTS:
+                SCRIPTS[stage].parse_args(words)
+                continue
         parser.parse_args(words)
 
 
-def test_every_option_is_explained_by_run_sh():
+def options_of(parser):
+    return {option for action in parser._actions for option in action.option_strings}
+
+
+def test_every_option_is_explained():
     script = (PROJECT / "run.sh").read_text()
-    options = {
-        option for action in command_line._parser("")._actions for option in action.option_strings
-    }
-    for option in options | set(re.findall(r"`(--[a-z-]+)", README)):
+    for option in options_of(command_line._parser("")):
         assert option in script, option
+    of_scripts = set().union(*map(options_of, SCRIPTS.values())) | {"--minutes"}
+    for option in re.findall(r"`(--[a-z-]+)", README):
+        assert option in script or option in of_scripts, option
+    for option in of_scripts - {"-h", "--help", "--no-gpu", "--output"}:
+        assert f"`{option}" in README or f" {option} " in README, option
 
 
 def test_every_module_profile_and_experiment_is_named():
@@ -59,7 +71,7 @@ def test_top_level_is_as_designed():
 
 
 def test_no_library_module_imports_a_stage():
-    stages = "|".join(command_line.STAGES)
+    stages = "|".join((*command_line.STAGES, *SCRIPTS, "kaggle_script"))
     for path in (PROJECT / "code").glob("*.py"):
         assert not re.search(rf"^\s*(import|from) ({stages})\b", path.read_text(), re.M), path.name
     imports = re.findall(

@@ -218,6 +218,20 @@ def test_one_stage_runs_alone(project):
     assert project.logged(".py") == ["train.py [--experiments] [v1mix] [--folds] [0,1]"]
 
 
+@pytest.mark.parametrize("script", ["tag", "kernel"])
+def test_scripts_get_the_rest_of_the_line_unchanged(project, script):
+    done = project.run("--no-venv", script, "a b.wav", "--top", "3", "--help")
+    assert done.returncode == 0, done.stderr
+    assert project.logged(".py ")[-1] == f"{script}.py [a b.wav] [--top] [3] [--help]"
+    assert project.run(script, FAILS=script).returncode == 7
+
+
+def test_nothing_but_a_scripts_own_words_is_on_standard_output(project):
+    done = project.run("tag", "a.wav")
+    assert done.stdout == ""
+    assert "Installing TensorFlow" in done.stderr
+
+
 def test_stops_at_the_first_stage_that_fails_with_its_status(project):
     done = project.run(FAILS="train")
     assert done.returncode == 7

@@ -1,8 +1,9 @@
 """Tags from the command line and from Python are the ensemble's scores; faults cost one file."""
 
-import importlib
+import importlib.util
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -158,6 +159,21 @@ class TestTagger:
                 Tagger(root / "out")
         finally:
             weights.write_bytes(content)
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_other_backends_of_keras_give_the_same_tags(root, tagger, backend):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    done = subprocess.run(
+        [sys.executable, tag.__file__, clip(root, 0), "--output", root / "out", "--json"],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    (tagged,) = json.loads(done.stdout)
+    expected = tagger.tag(waveform(root, 0), RATE)
+    assert tagged["tags"] == pytest.approx(expected, abs=2 * CLOSE["atol"])
 
 
 class TestCommandLine:
