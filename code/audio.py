@@ -45,9 +45,10 @@ def read_clip(file: str | BinaryIO, sample_rate: int) -> np.ndarray:
                 raise ValueError(f"its rate is said to be {sound.samplerate} Hz")
             # The same samples as with float32, in a fifth of the decoder's time.
             dtype = "int16" if sound.subtype == "PCM_16" else "float32"
-            blocks = [
-                _mono(block) for block in sound.blocks(BLOCK_SAMPLES, dtype=dtype, always_2d=True)
-            ]
+            blocks = []
+            # Not `sound.blocks`: beyond the end of a truncated MP3 it repeats what it read before.
+            while len(block := sound.read(BLOCK_SAMPLES, dtype=dtype, always_2d=True)):
+                blocks.append(_mono(block))
             rate = sound.samplerate
     except (sf.SoundFileError, OSError, RuntimeError, ValueError) as error:
         raise UnreadableClip(f"cannot be decoded ({_first_line(error)})") from error

@@ -83,9 +83,11 @@ def prepare(clip: ClipFile, settings: dict) -> PreparedClip:
     try:
         with clip.open() as file:
             waveform = audio.read_clip(file, settings["sample_rate"])
+        return prepare_waveform(waveform, settings)
     except UnreadableClip as error:
         return silence(settings, str(error))
-    return prepare_waveform(waveform, settings)
+    except MemoryError:
+        return silence(settings, "takes more memory than there is")
 
 
 def prepare_waveform(waveform: np.ndarray, settings: dict) -> PreparedClip:

@@ -127,7 +127,7 @@ def stage(main: Callable[[Run], None]) -> Callable[[], None]:
 
     @functools.wraps(main)
     def run_stage() -> None:
-        with errors_in_one_line("stopped; the same command goes on from here"):
+        with errors_in_one_line("the same command goes on from here"):
             args = _parser(sys.modules[main.__module__].__doc__).parse_args()
             with locked(OutputFolder(args.output)):
                 main(prepare(args))
@@ -136,8 +136,11 @@ def stage(main: Callable[[Run], None]) -> Callable[[], None]:
 
 
 @contextlib.contextmanager
-def errors_in_one_line(stopped: str) -> Iterator[None]:
-    """What the user can mend becomes one line and status 1; an interruption that one, and 130."""
+def errors_in_one_line(then: str) -> Iterator[None]:
+    """What the user can mend becomes one line and status 1; an interruption one, and status 130.
+
+    then : what the user may do after an interruption or a full disk
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
@@ -145,14 +148,14 @@ def errors_in_one_line(stopped: str) -> Iterator[None]:
     except PipelineError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print(f"\n{stopped}", file=sys.stderr)
+        print(f"\nstopped; {then}", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
         if error.errno not in MENDABLE and "No space left" not in str(error):
             raise
         place = f" ({error.filename})" if error.filename else ""
         reason = error.strerror or "No space left on device"
-        sys.exit(f"error: {reason}{place}; mend that, and the same command goes on from here")
+        sys.exit(f"error: {reason}{place}; mend that, and {then}")
 
 
 @contextlib.contextmanager

@@ -213,26 +213,29 @@ def find_test(root: Path, classes: list[str]) -> tuple[Split, list[str]]:
     Raises
     ------
     InputError
-        If no sample submission has these classes, or none of its clips is there.
+        If no sample submission has these classes and any of its clips beside it.
     """
     others = []
     for folder in _folders_below(Path(root)):
         if _find(folder, TABLES["submission"]) is None:
             continue
-        table = _read_table(folder, "submission", columns=("fname",))
-        if set(table.columns) != {"fname", *classes}:
-            others.append(f"{table.attrs['path']} has {len(table.columns) - 1} other classes")
+        try:
+            table = _read_table(folder, "submission", columns=("fname",))
+            if set(table.columns) != {"fname", *classes}:
+                raise InputError(f"{table.attrs['path']}: has {len(table.columns) - 1} others")
+            clips = _clips_of(folder, "test", skip_damaged=True)
+            if not clips.keys() & set(table["fname"]):
+                places = ", ".join(f"{name}/" for name in CLIP_FOLDERS["test"])
+                raise InputError(f"none of the test clips is in {places} (or .zip) of {folder}")
+        except InputError as error:  # another competition's, perhaps
+            others.append(str(error))
             continue
-        clips = _clips_of(folder, "test")
-        if not clips.keys() & set(table["fname"]):
-            places = ", ".join(f"{name}/" for name in CLIP_FOLDERS["test"])
-            raise InputError(f"none of the test clips is in {places} (or .zip) of {folder}")
         missing = Path(folder, CLIP_FOLDERS["test"][0])
         files = [clips.get(fname, ClipFile(missing, fname)) for fname in table["fname"]]
         return Split("test", list(table["fname"]), files, labels=None), list(table.columns)
     raise InputError(
-        f"no {TABLES['submission'][0]} with the ensemble's {len(classes)} classes below {root}"
-        f"{''.join(f'; {other}' for other in others)}"
+        f"no {TABLES['submission'][0]} with the ensemble's {len(classes)} classes and its clips "
+        f"below {root}{''.join(f'; {other}' for other in others)}"
     )
 
 
@@ -381,7 +384,7 @@ def _raise_if(faults: list[str], path, what: str) -> None:
 # --- clips ----------------------------------------------------------------------------------------
 
 
-def _clips_of(root: Path, split: str) -> dict[str, ClipFile]:
+def _clips_of(root: Path, split: str, skip_damaged: bool = False) -> dict[str, ClipFile]:
     """Every file of the split's folders and archives, by file name."""
     clips = {}
     for folder in CLIP_FOLDERS[split]:
@@ -399,6 +402,8 @@ def _clips_of(root: Path, split: str) -> dict[str, ClipFile]:
             try:
                 members = _archive(archive).namelist()
             except (OSError, *BAD_ARCHIVE) as error:
+                if skip_damaged:
+                    continue
                 raise InputError(f"{archive}: is not a readable zip archive ({error})") from error
             for member in members:
                 if not member.endswith("/"):

@@ -4,6 +4,7 @@ import argparse
 import ast
 import dataclasses
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,12 +19,13 @@ import packed
 import trained
 import views
 from clipstore import ClipStore
-from errors import PipelineError
+from errors import MissingResult, PipelineError
 from outputs import OutputFolder, write_json, written_whole
 from prediction import Predictor
 from trained import Trained
 
 CODE = Path(__file__).resolve().parent
+REQUIREMENTS = CODE.parent / "requirements.txt"
 SCRIPT = "kaggle_script.py"
 COMPETITION = "freesound-audio-tagging-2019"
 DATASET, KERNEL = "freesound-tagging-ensemble", "freesound-tagging-submission"
@@ -95,23 +97,21 @@ def modules_of(script: str) -> list[str]:
     return sorted(found)
 
 
+def require_pins(packages: list[str]) -> None:
+    """PipelineError for a package that requirements.txt does not have."""
+    pinned = re.findall(r"^([\w.-]+)==", REQUIREMENTS.read_text(), re.M)
+    for name in packages:
+        if name not in pinned:
+            raise PipelineError(f"requirements.txt has no {name}; it has {', '.join(pinned)}")
+
+
 def add_wheels(folder: Path, packages: list[str]) -> None:
-    """Download wheels of these packages, at our versions, for this Python."""
+    """Download wheels of these packages, at the versions of requirements.txt, for this Python."""
     if not packages:
         return
-    pins = dict(
-        line.split("#")[0].split(";")[0].strip().split("==")
-        for line in (CODE.parent / "requirements.txt").read_text().splitlines()
-        if "==" in line
-    )
-    for name in packages:
-        if name not in pins:
-            raise PipelineError(f"requirements.txt has no {name}; it has {', '.join(pins)}")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    command += ["--only-binary", ":all:", "--dest", str(folder)]
-    done = subprocess.run(
-        [*command, *(f"{name}=={pins[name]}" for name in packages)], capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary"]
+    command += [":all:", "--constraint", str(REQUIREMENTS), "--dest", str(folder), *packages]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise PipelineError(f"pip could not download the wheels: {done.stderr.strip()[-300:]}")
 
@@ -161,6 +161,12 @@ def check_sizes(dataset: Path, kernel: Path) -> None:
         )
 
 
+def user_name(text: str) -> str:
+    if not re.fullmatch(r"[\w-]+", text):
+        raise ValueError(text)
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="kernel.py", description=__doc__)
     parser.add_argument(
@@ -172,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--user",
+        type=user_name,
         metavar="NAME",
         default=os.environ.get("KAGGLE_USERNAME", NO_NAME),
         help="your name on Kaggle (default: KAGGLE_USERNAME of the environment)",
@@ -200,13 +207,22 @@ def write_dataset(folder: Path, ensemble: Trained, clips: ClipStore, user: str) 
     write_json(folder / "dataset-metadata.json", {**about, "licenses": [{"name": "other"}]})
 
 
+def open_clips(outputs: OutputFolder) -> ClipStore:
+    """The curated clips, with some of which packed weights are compared."""
+    try:
+        return ClipStore(outputs.clips("curated"))
+    except OSError as error:
+        raise MissingResult(f"run preprocess first: {error.filename} is not there") from error
+
+
 def main() -> None:
     args = _parser().parse_args()
+    require_pins(args.wheels)
     outputs = OutputFolder(args.output)
     ensemble = trained.read(outputs.root)
     with command_line.locked(outputs), tempfile.TemporaryDirectory(dir=outputs.root) as made:
         new = OutputFolder(Path(made))
-        clips = ClipStore(outputs.clips("curated"))
+        clips = open_clips(outputs)
         write_dataset(new.kaggle("dataset"), ensemble, clips, args.user)
         add_wheels(new.kaggle("dataset"), args.wheels)
         write_kernel(new.kaggle("kernel"), args.user, gpu=not args.no_gpu)
@@ -220,5 +236,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with command_line.errors_in_one_line("stopped"):
+    with command_line.errors_in_one_line("the same command starts again"):
         main()

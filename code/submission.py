@@ -20,7 +20,7 @@ import views
 from batches import Examples, split
 from clipstore import ClipStore
 from config import Config
-from errors import MissingResult, first_few
+from errors import first_few
 from outputs import written_whole
 from prediction import Predictor
 from provenance import fingerprint
@@ -76,8 +76,8 @@ def make(
     if averages.scores:
         try:
             write(members.stack(averages.scores), f"stacked {averages}")
-        except MissingResult as error:
-            print(f"warning: not stacked, so the mean stays: {error}", flush=True)
+        except Exception as error:  # whatever it is, there is a submission
+            print(f"warning: not stacked, so the mean stays: {error!r}", flush=True)
         pace += averages.seconds_per_clip()
         print(
             f"projected for {COMPETITION_CLIPS:,} clips and all {averages.n_networks} networks on "
@@ -94,11 +94,18 @@ def prepare(
     """
     settings, began = clipstore.settings_of(config), time.monotonic()
     deadline = began + (deadline - began) / 2
-    clips = clipstore.prepare_all(test.files, settings)
+    clips = None
     with clipstore.Writer(folder, settings, folder / "checkpoint", "#kernel") as writer:
         for number, fname in enumerate(test.fnames):
-            late = time.monotonic() > deadline
-            clip = clipstore.silence(settings, "was not reached in time") if late else next(clips)
+            if clips is None:
+                clips = clipstore.prepare_all(test.files[number:], settings)
+            if time.monotonic() > deadline:
+                clip = clipstore.silence(settings, "was not reached in time")
+            else:
+                try:
+                    clip = next(clips)
+                except Exception as error:  # a process died, say: on with new ones after this clip
+                    clips, clip = None, clipstore.silence(settings, f"ended in {error!r}"[:200])
             writer.append(fname, clip)
             if number == 0:  # before, processes were started
                 began = time.monotonic()
@@ -200,17 +207,22 @@ class Averages:
         clips, parts = self._views_for(config), []
         began = time.monotonic()
         for positions in split(np.arange(len(clips)), CLIPS_AT_ONCE):
-            if parts and time.monotonic() > self._deadline:
-                if self.scores:
-                    return None
-                mean = np.concatenate(parts).mean(axis=0)
-                rest = len(clips) - sum(map(len, parts))
-                print(f"warning: {rest} clips were not reached, and get the mean", flush=True)
-                return np.concatenate([*parts, np.tile(mean, (rest, 1))])
+            if parts and self._is_late():
+                break
             part = dataclasses.replace(clips, clips=clips.clips[positions])
             parts.append(predictor.predict(part, f"{config.name} fold {fold}"))
-        self._seconds[config.name] = time.monotonic() - began
-        return np.concatenate(parts)
+        scores = np.concatenate(parts)
+        n_left = len(self._store) - len(scores)
+        self._seconds[config.name] = (time.monotonic() - began) * len(self._store) / len(scores)
+        if not n_left:
+            return scores
+        if self.scores:
+            return None
+        print(f"warning: {n_left} clips were not reached, and get the mean", flush=True)
+        return np.concatenate([scores, np.tile(scores.mean(axis=0), (n_left, 1))])
+
+    def _is_late(self) -> bool:
+        return time.monotonic() > self._deadline
 
     def _views_for(self, config: Config) -> Examples:
         """The clips with their log-mels, which most experiments share."""
@@ -218,8 +230,9 @@ class Averages:
         path = self._folder / f"{fingerprint(*key)[1:]}.npy"
         if path not in self._viewed:
             began = time.monotonic()
-            views.write(self._store, config, path, path.with_suffix(".checkpoint"), "", "log-mels")
+            checkpoint = path.with_suffix(".checkpoint")
+            views.write(self._store, config, path, checkpoint, "", "log-mels", self._is_late)
             self._seconds_of_views += time.monotonic() - began
             rows = npy.Rows(path)
-            self._viewed[path] = Examples(self._store, np.arange(len(self._store)), None, rows)
+            self._viewed[path] = Examples(self._store, np.arange(len(rows)), None, rows)
         return self._viewed[path]

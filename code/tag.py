@@ -21,6 +21,7 @@ STDIN = "-"
 FILES_AT_ONCE, SECONDS_AT_ONCE = 16, 120  # of clips that are tagged together
 BAR_WIDTH = 30
 SHOWN_PER_WINDOW = 3
+SHORTEST = 0.01  # window and hop, seconds
 
 
 def __getattr__(name: str):
@@ -43,24 +44,32 @@ class Tagged:
     windows: list | tuple = ()  # (start, end, scores)
 
 
-def find_files(names: list[str]) -> list[str]:
-    """The files that are meant: a folder stands for all audio files below it, in order."""
+def audio_suffixes() -> set[str]:
     import soundfile as sf
 
-    suffixes = {f".{name.lower()}" for name in sf.available_formats()} | {".aif", ".oga", ".opus"}
-    files = []
+    return {f".{name.lower()}" for name in sf.available_formats()} | {".aif", ".oga", ".opus"}
+
+
+def find_files(names: list[str]) -> list[str | UnreadableClip]:
+    """The files that are meant: a folder stands for all audio files below it, in order.
+
+    In the place of a folder that cannot be read, or holds none, is an error that names it.
+    """
+    suffixes, files = audio_suffixes(), []
     for name in names:
-        if name == STDIN or not Path(name).is_dir():
+        if name == STDIN or not os.path.isdir(name):
             files.append(name)
             continue
-        found = sorted(
-            str(path)
-            for path in Path(name).rglob("*")
-            if path.suffix.lower() in suffixes and path.is_file()
-        )
-        if not found:
-            raise InputError(f"{name} holds no audio files")
+        found, faults = [], []
+        for folder, subfolders, inside in os.walk(name, onerror=faults.append):
+            subfolders.sort()
+            paths = (os.path.join(folder, file) for file in sorted(inside))
+            found += [path for path in paths if Path(path).suffix.lower() in suffixes]
         files += found
+        for fault in faults:
+            files.append(UnreadableClip(f"{fault.filename}: cannot be opened ({fault.strerror})"))
+        if not found and not faults:
+            files.append(UnreadableClip(f"{name}: holds no audio files"))
     return files
 
 
@@ -68,20 +77,26 @@ def read(name: str, sample_rate: int):
     """Decode a file, or standard input: float32 (samples,). Raises UnreadableClip."""
     import audio
 
-    if name == STDIN:
-        return audio.read_clip(io.BytesIO(sys.stdin.buffer.read()), sample_rate)
     try:
+        if name == STDIN:
+            if sys.stdin is None:
+                raise UnreadableClip("is closed")
+            return audio.read_clip(io.BytesIO(sys.stdin.buffer.read()), sample_rate)
         with open(name, "rb") as file:
-            return audio.read_clip(file, sample_rate)
+            seekable = file if file.seekable() else io.BytesIO(file.read())
+            return audio.read_clip(seekable, sample_rate)
     except OSError as error:
         raise UnreadableClip(f"cannot be opened ({error.strerror})") from error
 
 
-def read_all(files: list[str], sample_rate: int) -> Iterator[list]:
+def read_all(files: list[str | UnreadableClip], sample_rate: int) -> Iterator[list]:
     """Groups of (name, waveform or error): the first file alone, so that its tags come soon."""
     group, seconds = [], 0.0
     for number, name in enumerate(files):
         try:
+            if isinstance(name, UnreadableClip):
+                name, fault = str(name).rsplit(": ", 1)
+                raise UnreadableClip(fault)
             waveform = read(name, sample_rate)
             seconds += len(waveform) / sample_rate
         except UnreadableClip as error:
@@ -94,8 +109,8 @@ def read_all(files: list[str], sample_rate: int) -> Iterator[list]:
         yield group
 
 
-def tag_all(tagger, files: list[str], window: float, hop: float) -> Iterator[Tagged]:
-    """Tag files in their order. Files of more than two windows get a timeline."""
+def tag_all(tagger, files: list[str | UnreadableClip], window: float, hop: float):
+    """Tag files in their order: an iterator of `Tagged`. More than two windows get a timeline."""
     from batches import prefetch
 
     rate = tagger.sample_rate
@@ -117,11 +132,11 @@ def as_text(tagger, tagged: Tagged, top: int) -> str:
     lines = [f"{tagged.name}  ({tagged.seconds:.1f} s)"]
     width = max(map(len, tagger.classes))
     bars = dict(zip(tagger.classes, tagger.certainty(tagged.scores) * BAR_WIDTH, strict=True))
-    for tag, score in list(tagger.ranked(tagged.scores).items())[:top]:
+    for tag, score in tagger.ranked(tagged.scores, top).items():
         lines.append(f"  {tag:{width}}  {score:.3f}  {'#' * round(bars[tag])}".rstrip())
     for start, end, scores in tagged.windows:
-        best = list(tagger.ranked(scores).items())[: min(top, SHOWN_PER_WINDOW)]
-        tags = "  ".join(f"{tag} {score:.2f}" for tag, score in best)
+        best = tagger.ranked(scores, min(top, SHOWN_PER_WINDOW))
+        tags = "  ".join(f"{tag} {score:.2f}" for tag, score in best.items())
         lines.append(f"  {clock(start)} - {clock(end)}  {tags}")
     return "\n".join(lines)
 
@@ -138,7 +153,7 @@ def as_json(tagger, tagged: Tagged, top: int) -> dict:
         return {"file": tagged.name, "error": tagged.error}
 
     def best(scores):
-        return {k: round(v, 4) for k, v in list(tagger.ranked(scores).items())[:top]}
+        return {tag: round(score, 4) for tag, score in tagger.ranked(scores, top).items()}
 
     windows = [
         {"start": round(start, 3), "end": round(end, 3), "tags": best(scores)}
@@ -148,22 +163,45 @@ def as_json(tagger, tagged: Tagged, top: int) -> dict:
     return {**whole, "windows": windows} if windows else whole
 
 
-def write_csv(path: Path, rows: list, classes: list[str]) -> None:
+def require_writable(path: Path, files: list) -> None:
+    """Refuse a table's name before hours of work: no clip is to be overwritten.
+
+    Raises
+    ------
+    InputError
+    """
+    if path.suffix.lower() in audio_suffixes() or str(path) in map(str, files):
+        raise InputError(f"--csv {path} would overwrite a clip: name the table first")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(f"--csv {path} cannot be written")
+
+
+def write_csv(path: Path, tagged: list[Tagged], classes: list[str]) -> None:
     """One row per file, and one per window: fname, start, end (seconds), then all classes."""
     import pandas as pd
 
-    from outputs import written_whole
-
+    rows = []
+    for one in tagged:
+        for start, end, scores in [(0.0, one.seconds, one.scores), *one.windows]:
+            rows.append((one.name, round(start, 3), round(end, 3), *scores))
     table = pd.DataFrame(rows, columns=["fname", "start", "end", *classes])
-    with written_whole(path) as part:
-        table.to_csv(part, index=False)
+    # Not beside it and renamed: it may be a link or a device.
+    table.to_csv(path, index=False, errors="surrogateescape")
 
 
-def positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
+def seconds(text: str) -> float:
+    """A hundredth of a second at least; argparse calls a faulty value by this function's name."""
+    value = float(text)
+    if not SHORTEST <= value < float("inf"):
         raise ValueError(text)
-    return number
+    return value
+
+
+def number(text: str) -> int:
+    """One at least."""
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -172,7 +210,9 @@ def _parser() -> argparse.ArgumentParser:
         "files", nargs="+", metavar="FILES", help="audio files, folders, or - for standard input"
     )
     command_line.add_output_options(parser, output="of the run that trained", experiments="all")
-    parser.add_argument("--top", type=int, default=5, metavar="N", help="tags to show (default: 5)")
+    parser.add_argument(
+        "--top", type=number, default=5, metavar="N", help="tags to show (default: 5)"
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.add_argument(
         "--csv", type=Path, metavar="OUT", help="write the scores of all classes to this file too"
@@ -183,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         parser.add_argument(
             f"--{name}",
-            type=positive,
+            type=seconds,
             default=default,
             metavar="S",
             help=f"{what}, in seconds (default: {default})",
@@ -194,30 +234,29 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> int:
     args = _parser().parse_args()
     files = find_files(args.files)
-    tagger = start(args)
-    rows, failed = [], False
-    if args.json:
-        print("[", end="")
-    for number, tagged in enumerate(tag_all(tagger, files, args.window, args.hop)):
-        if tagged.error:
-            failed = True
-            print(f"error: {tagged.name}: {tagged.error}", file=sys.stderr)
-        else:
-            rows.append((tagged.name, 0.0, round(tagged.seconds, 3), *tagged.scores))
-            rows += [
-                (tagged.name, round(start, 3), round(end, 3), *scores)
-                for start, end, scores in tagged.windows
-            ]
-        if args.json:
-            print(",\n " * bool(number) + json.dumps(as_json(tagger, tagged, args.top)), end="")
-        elif not tagged.error:
-            print(as_text(tagger, tagged, args.top))
-        sys.stdout.flush()
-    if args.json:
-        print("]")
     if args.csv:
-        write_csv(args.csv, rows, tagger.classes)
-    return int(failed)
+        require_writable(args.csv, files)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names may hold what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
+    tagger, done = start(args), []
+    try:
+        for tagged in tag_all(tagger, files, args.window, args.hop):
+            done.append(tagged)
+            if tagged.error:
+                print(f"error: {tagged.name}: {tagged.error}", file=sys.stderr)
+            if args.json:
+                row = json.dumps(as_json(tagger, tagged, args.top))
+                print(("[" if len(done) == 1 else ",\n ") + row, end="", flush=True)
+            elif not tagged.error:
+                print(as_text(tagger, tagged, args.top), flush=True)
+        if args.json:
+            print("]")
+    finally:
+        readable = [tagged for tagged in done if not tagged.error]
+        if args.csv:
+            write_csv(args.csv, readable, tagger.classes)
+    return int(len(readable) < len(done))
 
 
 def start(args: argparse.Namespace):
@@ -241,7 +280,7 @@ def start(args: argparse.Namespace):
 
 
 if __name__ == "__main__":
-    with command_line.errors_in_one_line("stopped"):
+    with command_line.errors_in_one_line("start again when you like"):
         try:
             status = main()
         except BrokenPipeError:  # as of `tag.py ... | head`

@@ -26,10 +26,10 @@ class Tagger:
     ----------
     folder : path
         The output folder of a run, or the dataset that kernel.py made of it.
-    experiments : list of str, optional
+    experiments : str or list of str, optional
         Only these. One of them gives its own scores; several are stacked, and in the place of those
         left out the weighted average of these counts.
-    folds : list of int, optional
+    folds : int or list of int, optional
         Only the networks of these folds: fewer are faster.
     precision : str, optional
         As in `code/config.py`; the ensemble's own by default.
@@ -54,21 +54,20 @@ class Tagger:
     def __init__(
         self,
         folder: str | Path = "output",
-        experiments: list[str] | None = None,
-        folds: list[int] | None = None,
+        experiments: str | list[str] | None = None,
+        folds: int | list[int] | None = None,
         precision: str | None = None,
     ):
         self._trained = trained.read(Path(folder))
         self.classes = self._trained.classes
         names = [config.name for config in self._trained.configs]
-        _require("experiment", experiments or [], names)
-        _require("fold", folds or [], self._trained.folds)
+        experiments = _chosen("experiment", experiments, names)
+        self._folds = _chosen("fold", folds, self._trained.folds)
         self._configs = [
             dataclasses.replace(config, precision=precision or config.precision)
             for config in self._trained.configs
-            if config.name in (experiments or names)
+            if config.name in experiments
         ]
-        self._folds = sorted(set(folds)) if folds else self._trained.folds
         self._settings = clipstore.settings_of(self._configs[0])
         self.sample_rate = self._settings["sample_rate"]
         self._lock = threading.Lock()
@@ -88,8 +87,8 @@ class Tagger:
         Parameters
         ----------
         waveform : float or int (samples,)
-            Floats between -1 and 1, or integers of the full range of their type. A sequence of
-            such, or (clips, samples), is a batch.
+            Floats between -1 and 1, or int16 or int32 of their full range. A sequence of such, or
+            (clips, samples), is a batch.
         sample_rate : int
             Hz.
 
@@ -100,8 +99,10 @@ class Tagger:
         Raises
         ------
         ValueError
-            If a waveform is empty, or has another shape or type.
+            If a waveform is empty, has another shape or type, or the rate is no sample rate.
         """
+        if len(waveform) and np.isscalar(waveform[0]):
+            waveform = np.asarray(waveform)
         if isinstance(waveform, np.ndarray):
             if waveform.ndim == 1:
                 return self.ranked(self.scores([waveform], sample_rate)[0])
@@ -150,9 +151,10 @@ class Tagger:
             )
         ]
 
-    def ranked(self, scores: np.ndarray) -> dict[str, float]:
-        """Scores (classes,) by class, the best first."""
-        return {self.classes[i]: float(scores[i]) for i in np.argsort(-scores, kind="stable")}
+    def ranked(self, scores: np.ndarray, top: int | None = None) -> dict[str, float]:
+        """Scores (classes,) by class, the best first; `top` so many, or all."""
+        best = np.argsort(-scores, kind="stable")[:top]
+        return {self.classes[i]: float(scores[i]) for i in best}
 
     def certainty(self, scores: np.ndarray) -> np.ndarray:
         """0 where no network hears the class, 1 where all are certain: (..., classes), as scores.
@@ -176,10 +178,12 @@ class Tagger:
         waveform = np.asarray(waveform)
         if waveform.ndim != 1 or not len(waveform):
             raise ValueError(f"expected a waveform of shape (samples,), got {waveform.shape}")
-        if np.issubdtype(waveform.dtype, np.signedinteger):
+        if not audio.LOWEST_RATE <= sample_rate <= audio.HIGHEST_RATE:
+            raise ValueError(f"expected a sample rate in Hz, got {sample_rate}")
+        if waveform.dtype.kind == "i" and waveform.dtype.itemsize in (2, 4):
             waveform = waveform / -float(np.iinfo(waveform.dtype).min)
-        elif not np.issubdtype(waveform.dtype, np.floating):
-            raise ValueError(f"expected floats or signed integers, got {waveform.dtype}")
+        elif waveform.dtype.kind != "f":
+            raise ValueError(f"expected floats, int16 or int32, got {waveform.dtype}")
         waveform = audio.limited(waveform.astype(np.float32))
         if sample_rate != self.sample_rate:
             waveform = librosa.resample(waveform, orig_sr=sample_rate, target_sr=self.sample_rate)
@@ -203,8 +207,13 @@ class Tagger:
             return self._trained.stack(by_experiment)
 
 
-def _require(what: str, chosen: list, known: list) -> None:
+def _chosen(what: str, chosen, known: list) -> list:
+    """Those of `known` that were named: one, a list, or None for all."""
+    if chosen is None:
+        return known
+    chosen = chosen if isinstance(chosen, list | tuple | set) else [chosen]
     for name in chosen:
         if name not in known:
             there = ", ".join(map(str, known))
             raise InputError(f"the ensemble has no {what} {name}; it has {there}")
+    return [name for name in known if name in chosen]

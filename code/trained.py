@@ -21,7 +21,6 @@ from outputs import OutputFolder, write_json
 from prediction import Predictor
 from provenance import size_and_checksum_of
 
-NAME = "trained.json"
 STACKERS = "stackers"  # in a packed ensemble
 
 
@@ -92,7 +91,7 @@ class Trained:
         path = self.folder / f"{name}.npz"
         try:
             return packed.read(path, number)
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise MissingResult(
                 f"{path} is missing or damaged ({error}): run kernel again"
             ) from error
@@ -111,7 +110,7 @@ def write(trained: Trained) -> None:
     """Write the description into the ensemble's folder."""
     values = dataclasses.asdict(trained)
     del values["folder"]
-    write_json(trained.folder / NAME, values)
+    write_json(OutputFolder(trained.folder).trained, values)
 
 
 def read(folder: Path) -> Trained:
@@ -124,10 +123,10 @@ def read(folder: Path) -> Trained:
     InputError
         If its description is damaged, or of another version of this project.
     """
-    path = Path(folder) / NAME
+    path = OutputFolder(Path(folder)).trained
     if not path.is_file():
         raise MissingResult(
-            f"no trained ensemble in {folder}: {NAME} is not there. `sh run.sh` trains one, and "
+            f"no trained ensemble in {folder}: {path.name} is not there. `sh run.sh` trains one; "
             "its last stage, ensemble, writes that file."
         )
     try:

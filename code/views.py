@@ -6,6 +6,7 @@ In NumPy: the values of the `Melspectrogram` layer, without TensorFlow.
 import dataclasses
 import fcntl
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +36,15 @@ def with_views(examples: Examples, config: Config, result: Result, source: dict)
 
 
 def write(
-    store: Clips, config: Config, path: Path, checkpoint: Path, source: str, label: str
+    store: Clips,
+    config: Config,
+    path: Path,
+    checkpoint: Path,
+    source: str,
+    label: str,
+    is_late: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Write the views of all clips of a store.
+    """Write the views of all clips of a store, or of the first ones until `is_late`.
 
     Goes on after the clips of a checkpoint of the same source.
     """
@@ -54,6 +61,8 @@ def write(
         for decibels in prefetch(of_clips(store, batch, config) for batch in batches):
             n_done = array.append(decibels) + len(decibels)
             bar.update(len(decibels))
+            if is_late():
+                break
             if time.monotonic() - saved_at > checkpoints.SECONDS_BETWEEN:
                 progress_so_far = np.array([n_done, array.commit()], np.int64)
                 checkpoints.save(checkpoint, source, {"progress": progress_so_far})

@@ -164,3 +164,12 @@ class TestInt16:
         assert samples.dtype == np.int16
         assert np.abs(samples).max() == 32767
         np.testing.assert_allclose(samples * scale, waveform, atol=2e-8)
+
+
+def test_a_truncated_mp3_is_as_long_as_what_is_there(tmp_path):
+    noise = 0.1 * np.random.default_rng(0).standard_normal(60 * 44100)
+    sf.write(tmp_path / "a.mp3", noise, 44100)
+    content = (tmp_path / "a.mp3").read_bytes()
+    (tmp_path / "a.mp3").write_bytes(content[: len(content) // 2])
+    waveform = audio.read_clip(tmp_path / "a.mp3", 44100)
+    assert 25 < len(waveform) / 44100 < 35

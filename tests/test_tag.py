@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ import soundfile as sf
 
 import command_line
 import precision
+from errors import InputError
 from tag import Tagger
 
 tag = importlib.import_module("tag")
@@ -101,15 +103,23 @@ class TestTagger:
         expected = tagger.tag(waveform(root, 0), RATE)
         samples, _ = sf.read(clip(root, 0), dtype="int16")
         assert tagger.tag(samples, RATE) == pytest.approx(expected, abs=CLOSE["atol"])
-        half = librosa.resample(waveform(root, 0), orig_sr=RATE, target_sr=22050)
-        assert tagger.tag(half, 22050) == pytest.approx(expected, abs=0.1)
+        assert tagger.tag(list(waveform(root, 0)), RATE) == expected
+        double = librosa.resample(waveform(root, 0), orig_sr=RATE, target_sr=2 * RATE)
+        right, wrong = tagger.tag(double, 2 * RATE), tagger.tag(double, RATE)
+        difference = {name: abs(right[name] - expected[name]) for name in expected}
+        by_mistake = {name: abs(wrong[name] - expected[name]) for name in expected}
+        assert max(difference.values()) < max(by_mistake.values()) / 5
+        with pytest.raises(ValueError, match="expected a sample rate in Hz, got 0"):
+            tagger.tag(double, 0)
 
     @pytest.mark.parametrize(
         ("faulty", "message"),
         [
             (np.zeros(0, np.float32), r"of shape \(samples,\), got \(0,\)"),
             (np.zeros((9000, 2), np.float32), "take the mean over the channels"),
-            (np.zeros(9000, complex), "expected floats or signed integers"),
+            (np.zeros(9000, complex), "expected floats, int16 or int32, got complex128"),
+            (np.zeros(9000, np.int64), "expected floats, int16 or int32, got int64"),
+            (np.zeros((2, 3, 9000), np.float32), r"of shape \(samples,\), got \(3, 9000\)"),
         ],
     )
     def test_what_is_no_waveform_is_refused(self, tagger, faulty, message):
@@ -143,7 +153,7 @@ class TestTagger:
         with pytest.raises(Exception, match="no experiment se; it has v1mix, max3exam"):
             Tagger(root / "out", experiments=["se"])
         with pytest.raises(Exception, match="no fold 7; it has 0, 1"):
-            Tagger(root / "out", folds=[7])
+            Tagger(root / "out", folds=7)
         with pytest.raises(Exception, match=r"no trained ensemble in .*trained.json is not there"):
             Tagger(tmp_path)
         (tmp_path / "trained.json").write_text('{"classes": 3')
@@ -214,8 +224,10 @@ class TestCommandLine:
         assert status == 0
         assert [Path(one["file"]).name for one in json.loads(out)] == ["b.WAV", "a.flac"]
         (tmp_path / "empty").mkdir()
-        with pytest.raises(Exception, match="empty holds no audio files"):
-            run_tag(tmp_path / "empty")
+        status, out, err = run_tag(tmp_path / "empty", tmp_path / "deep", "--json")
+        assert status == 1
+        assert "empty: holds no audio files" in err
+        assert [sorted(one)[0] for one in json.loads(out)] == ["error", "file"]
 
     @pytest.mark.parametrize("streamed", [False, True])
     def test_standard_input(self, run_tag, root, streamed):
@@ -246,6 +258,27 @@ class TestCommandLine:
         assert len(of_long) == 1 + len(windows)
         assert of_long.iloc[0, :2].tolist() == [0, pytest.approx(len(joined) / RATE, abs=1e-3)]
 
+    def test_the_table_overwrites_no_clip_and_follows_links(self, run_tag, root, tmp_path):
+        shutil.copy(clip(root, 0), tmp_path / "a.wav")
+        shutil.copy(clip(root, 0), tmp_path / "a clip")
+        for name in ("a.wav", "a clip"):
+            with pytest.raises(InputError, match="would overwrite a clip"):
+                run_tag(tmp_path / "a clip", "--csv", tmp_path / name)
+        for name in (".", "none/b.csv"):
+            with pytest.raises(InputError, match="cannot be written"):
+                run_tag(tmp_path / "a.wav", "--csv", tmp_path / name)
+        (tmp_path / "link.csv").symlink_to("target.csv")
+        (tmp_path / "target.csv").touch()
+        run_tag(tmp_path / "a.wav", "--csv", tmp_path / "link.csv")
+        assert len(table(tmp_path / "target.csv")) == 1
+        assert (tmp_path / "link.csv").is_symlink()
+
+    @pytest.mark.parametrize("options", [("--top", "0"), ("--top", "-1"), ("--window", "1e-9")])
+    def test_numbers_that_make_no_sense_are_refused(self, run_tag, options, capsys):
+        with pytest.raises(SystemExit):
+            run_tag("a.wav", *options)
+        assert f"argument {options[0]}: invalid" in capsys.readouterr().err
+
     def test_mistakes_are_answered_at_once(self):
         """Without TensorFlow, which takes seconds to import."""
         program = (
@@ -260,4 +293,4 @@ class TestCommandLine:
             text=True,
         )
         assert done.stdout.split() == ["2", "False"], done.stderr
-        assert "argument --hop: invalid positive value: '0'" in done.stderr
+        assert "argument --hop: invalid seconds value: '0'" in done.stderr
