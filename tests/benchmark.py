@@ -30,13 +30,14 @@ import soundfile as sf
 
 import config
 import precision
-from batches import N_VIEWS, Examples, prefetch, training_batches
+from batches import Examples, prefetch, training_batches
 from clipstore import ClipStore
 from features import PERCENTILES, global_features
 from layers import FusedBatchNormalization
 from models import build_tagger, front_end
 from prediction import Predictor
 from training import Trainer
+from views import N_VIEWS
 
 CODE = Path(config.__file__).parent
 RATE = 44100

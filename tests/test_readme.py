@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import command_line
@@ -44,6 +46,15 @@ def test_every_option_is_explained():
         assert option in script or option in of_scripts, option
     for option in of_scripts - {"-h", "--help", "--no-gpu", "--output"}:
         assert f"`{option}" in README or f" {option} " in README, option
+
+
+def test_the_benchmark_starts():
+    script = PROJECT / "tests" / "benchmark.py"
+    done = subprocess.run([sys.executable, script, "x"], capture_output=True, text=True)
+    parts = re.search(r"there is no part 'x'; there are (.*)", done.stderr)
+    assert parts, done.stderr
+    for part in re.findall(r"tests/benchmark\.py ([a-z]+)", README):
+        assert part in parts[1].split(", ")
 
 
 def test_every_module_profile_and_experiment_is_named():
