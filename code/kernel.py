@@ -44,7 +44,7 @@ def pack(ensemble: Trained, folder: Path, clips: ClipStore) -> Trained:
     The ensemble as it is there.
     """
     n_networks = len(ensemble.configs) * len(ensemble.folds)
-    largest = 0.0
+    largest = 0.0  # change of a score by what was packed
     with tqdm(total=n_networks, desc="packing", unit="network", leave=False, disable=None) as bar:
         for config in ensemble.configs:
             predictor, networks = Predictor(config, len(ensemble.classes)), {}
@@ -56,9 +56,8 @@ def pack(ensemble: Trained, folder: Path, clips: ClipStore) -> Trained:
                 predictor.set_folded_weights(packed.unpack(network))
                 change = np.abs(predictor.predict_on_batch(inputs) - scores).max()
                 if change >= LARGEST_CHANGE:
-                    print(
-                        f"{config.name} fold {fold}: in 32 bits, 16 change scores by {change:.1e}"
-                    )
+                    loss = f"16 would change scores by {change:.1e}"
+                    print(f"{config.name} fold {fold} stays in 32 bits: {loss}")
                     network = packed.as_they_are(weights)
                 else:
                     largest = max(largest, change)

@@ -143,15 +143,14 @@ class Averages:
         self.scores = {}
 
     def __str__(self) -> str:
-        done = (
-            f"{name} ({n} of {len(self._members.folds)} folds)" for name, n in self._done.items()
-        )
-        return ", ".join(text for text, n in zip(done, self._done.values(), strict=True) if n)
+        n_folds = len(self._members.folds)
+        return ", ".join(f"{name} ({n} of {n_folds} folds)" for name, n in self._done.items() if n)
 
     def mean(self) -> np.ndarray:
         """The average over the experiments, by their weights in the ensemble: (clips, classes)."""
-        weights = [config.stack_weight for config in self._configs if config.name in self.scores]
-        return stacker_input(list(self.scores.values()), weights)[..., -1]
+        weights = {config.name: config.stack_weight for config in self._configs}
+        there = [weights[name] for name in self.scores]
+        return stacker_input(list(self.scores.values()), there)[..., -1]
 
     def score_next(self) -> bool:
         """Let one more network score all clips. False where none is left, or no time."""

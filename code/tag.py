@@ -50,26 +50,25 @@ def audio_suffixes() -> set[str]:
     return {f".{name.lower()}" for name in sf.available_formats()} | {".aif", ".oga", ".opus"}
 
 
-def find_files(names: list[str]) -> list[str | UnreadableClip]:
-    """The files that are meant: a folder stands for all audio files below it, in order.
+def find_files(names: list[str]) -> list[tuple[str, str]]:
+    """The files that are meant, each with "": a folder stands for all audio files below it.
 
-    In the place of a folder that cannot be read, or holds none, is an error that names it.
+    A folder that cannot be read, or holds none, is there itself, with what is wrong with it.
     """
     suffixes, files = audio_suffixes(), []
     for name in names:
         if name == STDIN or not os.path.isdir(name):
-            files.append(name)
+            files.append((name, ""))
             continue
         found, faults = [], []
         for folder, subfolders, inside in os.walk(name, onerror=faults.append):
             subfolders.sort()
             paths = (os.path.join(folder, file) for file in sorted(inside))
             found += [path for path in paths if Path(path).suffix.lower() in suffixes]
-        files += found
-        for fault in faults:
-            files.append(UnreadableClip(f"{fault.filename}: cannot be opened ({fault.strerror})"))
+        files += [(path, "") for path in found]
+        files += [(fault.filename, f"cannot be opened ({fault.strerror})") for fault in faults]
         if not found and not faults:
-            files.append(UnreadableClip(f"{name}: holds no audio files"))
+            files.append((name, "holds no audio files"))
     return files
 
 
@@ -87,15 +86,16 @@ def read(name: str, sample_rate: int):
             return audio.read_clip(seekable, sample_rate)
     except OSError as error:
         raise UnreadableClip(f"cannot be opened ({error.strerror})") from error
+    except MemoryError as error:
+        raise UnreadableClip("takes more memory than there is") from error
 
 
-def read_all(files: list[str | UnreadableClip], sample_rate: int) -> Iterator[list]:
+def read_all(files: list[tuple[str, str]], sample_rate: int) -> Iterator[list]:
     """Groups of (name, waveform or error): the first file alone, so that its tags come soon."""
     group, seconds = [], 0.0
-    for number, name in enumerate(files):
+    for number, (name, fault) in enumerate(files):
         try:
-            if isinstance(name, UnreadableClip):
-                name, fault = str(name).rsplit(": ", 1)
+            if fault:
                 raise UnreadableClip(fault)
             waveform = read(name, sample_rate)
             seconds += len(waveform) / sample_rate
@@ -109,8 +109,8 @@ def read_all(files: list[str | UnreadableClip], sample_rate: int) -> Iterator[li
         yield group
 
 
-def tag_all(tagger, files: list[str | UnreadableClip], window: float, hop: float):
-    """Tag files in their order: an iterator of `Tagged`. More than two windows get a timeline."""
+def tag_all(tagger, files: list[tuple[str, str]], window: float, hop: float) -> Iterator[Tagged]:
+    """Tag files in their order. Those of more than two windows get a timeline."""
     from batches import prefetch
 
     rate = tagger.sample_rate
@@ -163,14 +163,14 @@ def as_json(tagger, tagged: Tagged, top: int) -> dict:
     return {**whole, "windows": windows} if windows else whole
 
 
-def require_writable(path: Path, files: list) -> None:
+def require_writable(path: Path, clips: list[str]) -> None:
     """Refuse a table's name before hours of work: no clip is to be overwritten.
 
     Raises
     ------
     InputError
     """
-    if path.suffix.lower() in audio_suffixes() or str(path) in map(str, files):
+    if path.suffix.lower() in audio_suffixes() or str(path) in clips:
         raise InputError(f"--csv {path} would overwrite a clip: name the table first")
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise InputError(f"--csv {path} cannot be written")
@@ -235,7 +235,7 @@ def main() -> int:
     args = _parser().parse_args()
     files = find_files(args.files)
     if args.csv:
-        require_writable(args.csv, files)
+        require_writable(args.csv, [name for name, _ in files])
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names may hold what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")

@@ -41,7 +41,7 @@ def test_every_option_is_explained():
     script = (PROJECT / "run.sh").read_text()
     for option in options_of(command_line._parser("")):
         assert option in script, option
-    of_scripts = set().union(*map(options_of, SCRIPTS.values())) | {"--minutes"}
+    of_scripts = set().union(*map(options_of, SCRIPTS.values()))
     for option in re.findall(r"`(--[a-z-]+)", README):
         assert option in script or option in of_scripts, option
     for option in of_scripts - {"-h", "--help", "--no-gpu", "--output"}:
