@@ -219,7 +219,10 @@ def main() -> None:
     require_pins(args.wheels)
     outputs = OutputFolder(args.output)
     ensemble = trained.read(outputs.root)
-    with command_line.locked(outputs), tempfile.TemporaryDirectory(dir=outputs.root) as made:
+    with (
+        command_line.locked(outputs),
+        tempfile.TemporaryDirectory(dir=outputs.root, prefix=".part-") as made,
+    ):
         new = OutputFolder(Path(made))
         clips = open_clips(outputs)
         write_dataset(new.kaggle("dataset"), ensemble, clips, args.user)
