@@ -25,8 +25,8 @@ import audio
 import checkpoints
 import logmel
 import npy
+from clip_files import ClipFile
 from config import PREPROCESSING_SETTINGS, Config
-from dataset import ClipFile
 from errors import UnreadableClip
 from features import N_FEATURES, global_features
 from outputs import written_whole

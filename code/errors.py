@@ -28,3 +28,9 @@ def first_few(faults: list[str]) -> str:
     """The first faults, and how many more there are: "row 2: a; row 5: b, and 3 more"."""
     more = f", and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
     return "; ".join(faults[:SHOWN]) + more
+
+
+def raise_if(faults: list[str], path, what: str) -> None:
+    """InputError that names a file, counts its faults of one kind, and spells out the first."""
+    if faults:
+        raise InputError(f"{path}: {len(faults)} {what}: {first_few(faults)}")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import soundfile as sf
 
+from clip_files import ClipFile
 from clipstore import NUM_STEPS
 from config import Config
-from dataset import ClipFile
 from errors import PipelineError, UnreadableClip
 from features import N_FEATURES
 from views import N_VIEWS

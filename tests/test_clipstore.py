@@ -9,9 +9,9 @@ import soundfile as sf
 import clipstore
 import logmel
 from audio import trim
+from clip_files import ClipFile
 from config import Config
 from conftest import open_writer
-from dataset import ClipFile
 from features import global_features
 
 SETTINGS = clipstore.settings_of(Config())

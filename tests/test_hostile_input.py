@@ -15,11 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import audio
+import clip_files
 import clipstore
 import dataset
+from clip_files import ClipFile
 from config import Config
 from conftest import open_writer
-from dataset import ClipFile
 from errors import InputError
 
 SETTINGS = clipstore.settings_of(Config())
@@ -194,7 +195,7 @@ class TestArchives:
 
     def test_a_member_larger_than_memory_is_a_fault(self, clips, root, monkeypatch):
         """A bomb: little in the archive, much when unpacked."""
-        monkeypatch.setattr(dataset, "LARGEST_MEMBER", 10**6)
+        monkeypatch.setattr(clip_files, "LARGEST_MEMBER", 10**6)
         with zipfile.ZipFile(root / "test.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             for i, fname in enumerate(clips.tables["test"]["fname"]):
                 archive.writestr(fname, bytes(10**6 + 1) if i == 0 else wav())
@@ -300,7 +301,7 @@ class TestTables:
             dataset.load(root)
 
     def test_a_zipped_table_larger_than_memory(self, root, monkeypatch):
-        monkeypatch.setattr(dataset, "LARGEST_MEMBER", 1000)
+        monkeypatch.setattr(clip_files, "LARGEST_MEMBER", 1000)
         with zipfile.ZipFile(root / "train_noisy.csv.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("train_noisy.csv", "fname,labels\n" + "x.wav,Bark\n" * 1000)
         (root / "train_noisy.csv").unlink()
