@@ -87,7 +87,8 @@ def _parser(description: str) -> argparse.ArgumentParser:
         choices=config.PROFILES,
         help="table of settings (default: published, or demo where input/ holds no dataset)",
     )
-    add_output_options(parser, output="where results go", experiments="the profile's")
+    add_output_option(parser, "where results go")
+    add_choice_options(parser, experiments="the profile's")
     parser.add_argument(
         "--skip-unreadable",
         action="store_true",
@@ -99,15 +100,19 @@ def _parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def add_output_options(parser: argparse.ArgumentParser, output: str, experiments: str) -> None:
-    """The options that stages share with what uses their results; `output`: what the folder is."""
+def add_output_option(parser: argparse.ArgumentParser, what: str) -> None:
+    """The output folder, in words: where results go, or where they are."""
     parser.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
         default=PROJECT / "output",
-        help=f"{output} (default: output/)",
+        help=f"{what} (default: output/)",
     )
+
+
+def add_choice_options(parser: argparse.ArgumentParser, experiments: str) -> None:
+    """Which experiments and folds; `experiments` says which ones by default."""
     parser.add_argument(
         "--experiments",
         type=names,

@@ -21,7 +21,7 @@ import views
 from clipstore import ClipStore
 from errors import MissingResult, PipelineError
 from outputs import OutputFolder, write_json, written_whole
-from prediction import Predictor
+from prediction import Predictor, inputs_of
 from trained import Trained
 
 CODE = Path(__file__).resolve().parent
@@ -73,11 +73,7 @@ def pack(ensemble: Trained, folder: Path, clips: ClipStore) -> Trained:
 def compared(clips: ClipStore, predictor: Predictor) -> dict[str, np.ndarray]:
     """Some clips, evenly spread, as inputs of a predictor."""
     chosen = np.unique(np.linspace(0, len(clips) - 1, COMPARED_CLIPS).astype(int))
-    return {
-        "views": views.of_clips(clips, chosen, predictor.config),
-        "length": clips.lengths[chosen, None],
-        "global_feat": clips.features[chosen],
-    }
+    return inputs_of(clips, chosen, views.of_clips(clips, chosen, predictor.config))
 
 
 def modules_of(script: str) -> list[str]:
@@ -168,13 +164,7 @@ def user_name(text: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="kernel.py", description=__doc__)
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        default=command_line.PROJECT / "output",
-        help="of the run that trained the ensemble (default: output/)",
-    )
+    command_line.add_output_option(parser, "of the run that trained the ensemble")
     parser.add_argument(
         "--user",
         type=user_name,

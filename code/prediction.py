@@ -10,6 +10,7 @@ from keras import ops
 
 import checkpoints
 from batches import Examples, prefetch, split
+from clipstore import Clips
 from config import Config
 from layers import FusedBatchNormalization
 from models import build_tagger
@@ -151,15 +152,14 @@ def _of_views(network: keras.Model) -> keras.Model:
     return keras.Model(inputs, tags, name=f"{network.name}_of_views")
 
 
+def inputs_of(store: Clips, clips: np.ndarray, views: np.ndarray) -> dict[str, np.ndarray]:
+    """What `Predictor.predict_on_batch` takes, for some clips of a store and their views."""
+    features = store.features[clips]
+    return {"views": views, "length": store.lengths[clips, None], "global_feat": features}
+
+
 def _batches(clips: Examples, n_done: int, config: Config):
     """Positions and inputs; as many crops at once as training has."""
     for positions in split(np.arange(n_done, len(clips)), max(1, config.batch_size // N_VIEWS)):
         batch = clips.clips[positions]
-        yield (
-            positions,
-            {
-                "views": clips.views[batch],
-                "length": clips.store.lengths[batch, None],
-                "global_feat": clips.store.features[batch],
-            },
-        )
+        yield positions, inputs_of(clips.store, batch, clips.views[batch])

@@ -94,9 +94,7 @@ class Run:
         return Result(f"{split} log-mels", "views", path.with_suffix(".json"), {"views": path})
 
     def views_source(self, split: str, chosen: config.Config) -> dict:
-        names = (*config.PREPROCESSING_SETTINGS, "frontend", "crop_samples")
-        settings = {name: getattr(chosen, name) for name in names}
-        return {"clips": self.store(split).content(), "settings": settings}
+        return {"clips": self.store(split).content(), "settings": views.depend_on(chosen)}
 
     def with_views(self, examples: Examples, split: str, chosen: config.Config) -> Examples:
         """The same examples with the log-mels that they are scored from."""

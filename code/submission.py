@@ -225,8 +225,7 @@ class Averages:
 
     def _views_for(self, config: Config) -> Examples:
         """The clips with their log-mels, which most experiments share."""
-        key = clipstore.settings_of(config), config.frontend, config.crop_samples
-        path = self._folder / f"{fingerprint(*key)[1:]}.npy"
+        path = self._folder / f"{fingerprint(views.depend_on(config))[1:]}.npy"
         if path not in self._viewed:
             began = time.monotonic()
             checkpoint = path.with_suffix(".checkpoint")

@@ -209,7 +209,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "files", nargs="+", metavar="FILES", help="audio files, folders, or - for standard input"
     )
-    command_line.add_output_options(parser, output="of the run that trained", experiments="all")
+    command_line.add_output_option(parser, "of the run that trained")
+    command_line.add_choice_options(parser, experiments="all")
     parser.add_argument(
         "--top", type=number, default=5, metavar="N", help="tags to show (default: 5)"
     )

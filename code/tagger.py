@@ -14,7 +14,7 @@ import trained
 import views
 from clipstore import PreparedClip
 from errors import InputError
-from prediction import Predictor
+from prediction import Predictor, inputs_of
 
 CLIPS_AT_ONCE = 16
 
@@ -192,11 +192,12 @@ class Tagger:
     def _scores(self, prepared: list[PreparedClip]) -> np.ndarray:
         """(clips, classes)"""
         clips = clipstore.in_memory(prepared, self._settings)
-        inputs = {"length": clips.lengths[:, None], "global_feat": clips.features}
-        by_experiment = {}
+        numbers, made_for, by_experiment = np.arange(len(clips)), None, {}
         with self._lock:
             for config in self._configs:
-                inputs["views"] = views.of_clips(clips, np.arange(len(clips)), config)
+                if made_for != views.depend_on(config):  # mostly all experiments share them
+                    made_for = views.depend_on(config)
+                    inputs = inputs_of(clips, numbers, views.of_clips(clips, numbers, config))
                 predictor, scores = self._predictors[config.name], 0.0
                 for fold in self._folds:
                     predictor.set_folded_weights(self._weights[config.name, fold])

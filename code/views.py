@@ -16,11 +16,17 @@ import logmel
 import npy
 from batches import Examples, prefetch, split
 from clipstore import Clips, settings_of
-from config import Config
+from config import PREPROCESSING_SETTINGS, Config
 from provenance import Result
 
 N_VIEWS = 3
 CLIPS_AT_ONCE = 8
+
+
+def depend_on(config: Config) -> dict:
+    """The settings that views depend on: experiments that share them share their views."""
+    names = (*PREPROCESSING_SETTINGS, "frontend", "crop_samples")
+    return {name: getattr(config, name) for name in names}
 
 
 def with_views(examples: Examples, config: Config, result: Result, source: dict) -> Examples:
