@@ -13,12 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# TensorFlow reads this when it is first imported, so it stands before the project's modules.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 import config
 import dataset
 import demo_data
+import environment  # noqa: F401
 from errors import InputError, PipelineError
 from outputs import OutputFolder
 from run import Run

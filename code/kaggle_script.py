@@ -49,7 +49,6 @@ def main() -> None:
     args, _ = parser.parse_known_args()  # what a notebook server passes is not for us
     ensemble = ensemble_below(args.input)
     install_missing(sorted(ensemble.glob("*.whl")))
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.path.insert(0, str(ensemble))
     import submission  # of the dataset, as all of the project that is needed
     from errors import PipelineError

@@ -13,6 +13,7 @@ import pandas as pd
 
 import clipstore
 import dataset
+import environment  # noqa: F401
 import npy
 import space
 import trained

@@ -10,6 +10,7 @@ import numpy as np
 
 import audio
 import clipstore
+import environment  # noqa: F401
 import trained
 import views
 from clipstore import PreparedClip

@@ -3,11 +3,8 @@
 import contextlib
 import importlib
 import io
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import pandas as pd

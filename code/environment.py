@@ -1,0 +1,12 @@
+"""What TensorFlow reads from the environment when it is first imported.
+
+So whatever starts work imports this before Keras. What the environment says already counts.
+"""
+
+import os
+import platform
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors, not advice
+if platform.machine().lower() in ("x86_64", "amd64"):
+    # oneDNN's convolutions, which TensorFlow takes by itself only where a processor has AVX-512.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

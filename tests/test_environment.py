@@ -1,0 +1,48 @@
+"""TensorFlow's settings stand before it is imported, wherever work starts."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import command_line
+
+CODE = Path(command_line.__file__).parent
+ENTRIES = (*command_line.STAGES, "kernel", "submission", "tagger")
+# Ends where Keras or TensorFlow is imported, with what TensorFlow would read.
+PROGRAM = """
+import importlib, os, sys
+
+class Watch:
+    def find_spec(self, name, *_):
+        if name in ("keras", "tensorflow"):
+            sys.exit(os.environ.get("TF_ENABLE_ONEDNN_OPTS", "not set"))
+
+sys.meta_path.insert(0, Watch())
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+
+
+def on_import(entry: str, **variables: str) -> str:
+    known = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, entry, "keras"],
+        env={**known, "PYTHONPATH": str(CODE), **variables},
+        capture_output=True,
+        text=True,
+    )
+    return done.stderr.strip()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="oneDNN is set on x86 only")
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_onednn_is_on_before_tensorflow_is_imported(entry):
+    assert on_import(entry) == "1"
+
+
+def test_what_the_user_says_counts():
+    assert on_import("train", TF_ENABLE_ONEDNN_OPTS="0") == "0"
