@@ -8,7 +8,7 @@ from clipstore import NUM_STEPS
 from config import Config
 from errors import InputError
 from features import N_FEATURES
-from layers import AveragePooling2D, FusedBatchNormalization, SharedKernelPooling
+from layers import AveragePooling2D, Conv2D, FusedBatchNormalization, SharedKernelPooling
 
 MOMENTUM = 0.85
 MSC_KERNELS = (3, 5, 7)
@@ -105,13 +105,11 @@ def front_end(config: Config):
 
 def _stem(x, config: Config):
     if config.stem == "plain":
-        x = layers.Conv2D(config.stem_filters, 3, padding="same", use_bias=False, name="stem_conv")(
-            x
-        )
+        x = Conv2D(config.stem_filters, 3, padding="same", use_bias=False, name="stem_conv")(x)
     elif config.stem == "msc":
         x = layers.Concatenate(name="stem_scales")(
             [
-                layers.Conv2D(
+                Conv2D(
                     config.stem_filters // 2,
                     kernel,
                     padding="same",
@@ -133,12 +131,12 @@ def _block(x, filters: int, poolings, config: Config, name: str):
     x = _conv_unit(x, filters, config, f"{name}b")
     if config.cat:
         x = layers.Concatenate(name=f"{name}_highway")([highway, x])  # 2 * filters channels
-        x = layers.Conv2D(filters, 1, name=f"{name}_conv1x1")(x)
+        x = Conv2D(filters, 1, name=f"{name}_conv1x1")(x)
     return pool(x, config.pooling[1], second)
 
 
 def _conv_unit(x, filters: int, config: Config, name: str):
-    x = layers.Conv2D(filters, 3, padding="same", name=f"{name}_conv")(x)
+    x = Conv2D(filters, 3, padding="same", name=f"{name}_conv")(x)
     return _norm_relu(x, config, name)
 
 

@@ -125,7 +125,8 @@ def _without_batch_norm(network: keras.Model) -> keras.Model:
     def clone(layer):
         config = layer.get_config()
         if layer.name in normed:
-            config["use_bias"] = True
+            # Keras' own: TensorFlow fuses it with bias and ReLU.
+            return keras.layers.Conv2D.from_config({**config, "use_bias": True})
         if isinstance(layer, FusedBatchNormalization):
             return keras.layers.Identity(name=layer.name, dtype=config["dtype"])
         return layer.__class__.from_config(config)

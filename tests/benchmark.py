@@ -19,9 +19,11 @@ import tempfile
 import time
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "code"))
 
+import environment  # noqa: F401
+
+# isort: split
 import keras
 import librosa
 import numpy as np
@@ -33,7 +35,7 @@ import precision
 from batches import Examples, prefetch, training_batches
 from clipstore import ClipStore
 from features import PERCENTILES, global_features
-from layers import FusedBatchNormalization
+from layers import Conv2D, FusedBatchNormalization
 from models import build_tagger, front_end
 from prediction import Predictor
 from training import Trainer
@@ -69,12 +71,13 @@ def row(what, ours, reference, unit, more=""):
 
 
 def stock(network: keras.Model) -> keras.Model:
-    """The same network, with the batch normalisation that Keras has."""
+    """The same network, with Keras' own convolutions and batch normalisation."""
 
     def clone(layer):
-        if isinstance(layer, FusedBatchNormalization):
-            return keras.layers.BatchNormalization.from_config(layer.get_config())
-        return layer.__class__.from_config(layer.get_config())
+        plain = layer.__class__
+        if isinstance(layer, FusedBatchNormalization | Conv2D):
+            (plain,) = plain.__bases__
+        return plain.from_config(layer.get_config())
 
     return keras.models.clone_model(network, clone_function=clone)
 

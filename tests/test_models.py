@@ -5,10 +5,12 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import config
+import layers
 from conftest import TINY
-from layers import FusedBatchNormalization
+from layers import FEWEST_CHANNELS, FEWEST_POSITIONS, Conv2D, FusedBatchNormalization
 from models import build_tagger, pool
 
 PARAMETERS = {
@@ -136,6 +138,65 @@ class TestFusedBatchNormalization:
         layer.trainable = False
         layer(self.x, training=True)
         np.testing.assert_array_equal(layer.moving_mean, 0)
+
+
+class TestConv2D:
+    """Gradients, where they are computed as matrix products and where they are Keras' own."""
+
+    @pytest.mark.parametrize("kernel_size", [3, 5, 2, (3, 1), (1, 3), (2, 5), 1])
+    @pytest.mark.parametrize("shape", [(3, 40, 26, FEWEST_CHANNELS), (1, 33, 32, 20)])
+    def test_gradients_equal_those_of_keras_layer(self, kernel_size, shape):
+        self.compare(shape, kernel_size=kernel_size, padding="same")
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"padding": "valid"},
+            {"padding": "same", "strides": 2},
+            {"padding": "same", "dilation_rate": 2},
+            {"padding": "same", "groups": 2},
+            {"padding": "same", "activation": "relu"},
+            {"padding": "same", "use_bias": False},
+        ],
+    )
+    def test_takes_all_arguments_of_keras_layer(self, options):
+        self.compare((2, 32, 32, FEWEST_CHANNELS), kernel_size=3, **options)
+
+    def compare(self, shape, **options):
+        rng = np.random.default_rng(0)
+        x = tf.constant(rng.standard_normal(shape), tf.float32)
+        results, initial = [], None
+        for kind in (Conv2D, keras.layers.Conv2D):
+            layer = kind(8, **options)
+            layer.build(shape)
+            initial = initial or layer.get_weights()
+            layer.set_weights(initial)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                outputs = layer(x)
+                loss = tf.reduce_sum(outputs**2)
+            results.append([outputs, *tape.gradient(loss, [x, *layer.trainable_weights])])
+        for ours, keras_ in zip(*results, strict=True):
+            scale = np.abs(keras_).max()
+            np.testing.assert_allclose(ours / scale, keras_ / scale, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("shape", "dtype", "gpus", "expected"),
+        [
+            ((2, FEWEST_POSITIONS // 32, 32, FEWEST_CHANNELS), "float32", [], True),
+            ((2, FEWEST_POSITIONS // 32 - 1, 32, FEWEST_CHANNELS), "float32", [], False),
+            ((2, FEWEST_POSITIONS // 32, 32, FEWEST_CHANNELS - 1), "float32", [], False),
+            ((2, FEWEST_POSITIONS // 32, 32, FEWEST_CHANNELS), "bfloat16", [], False),
+            ((2, FEWEST_POSITIONS // 32, 32, FEWEST_CHANNELS), "float32", ["GPU:0"], False),
+        ],
+    )
+    def test_matrix_products_only_where_they_pay(self, monkeypatch, shape, dtype, gpus, expected):
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: gpus)
+        called = []
+        monkeypatch.setattr(layers, "_convolution", lambda x, _: called.append(1) or x)
+        layer = Conv2D(4, 3, padding="same", use_bias=False, dtype=dtype)
+        layer(tf.zeros(shape, dtype))
+        assert bool(called) is expected
 
 
 @pytest.mark.parametrize("name", ["max3exam", "se_cat", "msc_1.5"])
