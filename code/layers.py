@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+import precision
 from logmel import same_padding
 
 if keras.backend.backend() == "tensorflow":
@@ -38,7 +39,7 @@ def _products_pay(inputs) -> bool:
         and inputs.dtype == "float32"
         and inputs.shape[-1] >= FEWEST_CHANNELS
         and math.prod(inputs.shape[1:3]) >= FEWEST_POSITIONS
-        and not tf.config.list_physical_devices("GPU")
+        and not precision.sees_gpu()
     )
 
 
@@ -63,7 +64,7 @@ def _kernel_gradient(inputs, upstream, kernel_shape):
     one shift of all positions in their order in memory, and nothing is copied but the padding.
     """
     time, mel, channels, filters = kernel_shape
-    n_mels = inputs.shape[2] + mel - 1
+    row = inputs.shape[2] + mel - 1  # positions from one frame to the next
     # One row of zeros more than that, for what the last shifts lay beyond the end.
     around_inputs = (((time - 1) // 2, time // 2 + 1), ((mel - 1) // 2, mel // 2), (0, 0))
     around_upstream = ((0, 0), (0, mel - 1), (0, 0))
@@ -71,7 +72,7 @@ def _kernel_gradient(inputs, upstream, kernel_shape):
     def of_clip(clip):
         x = tf.reshape(tf.pad(inputs[clip], around_inputs), (-1, channels))
         dy = tf.reshape(tf.pad(upstream[clip], around_upstream), (-1, filters))
-        shifts = [i * n_mels + j for i in range(time) for j in range(mel)]
+        shifts = [i * row + j for i in range(time) for j in range(mel)]
         return tf.stack([tf.matmul(x[s : s + dy.shape[0]], dy, transpose_a=True) for s in shifts])
 
     def add(clip, total):

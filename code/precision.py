@@ -29,7 +29,7 @@ def resolve(precision: str) -> str:
             known = ", ".join(POLICIES)
             raise ValueError(f"precision must be auto, {known}; got {precision!r}")
         return precision
-    if _sees_gpu():
+    if sees_gpu():
         capability = min(_compute_capabilities(), default=0.0)
         if capability >= BFLOAT16_CAPABILITY:
             return "bfloat16"
@@ -48,7 +48,8 @@ def used(precision: str) -> Iterator[None]:
         keras.config.set_dtype_policy(former)
 
 
-def _sees_gpu() -> bool:
+def sees_gpu() -> bool:
+    """Does Keras' backend compute on a GPU?"""
     if keras.backend.backend() == "torch":  # Keras cannot list its devices
         return bool(_compute_capabilities())
     # Of the default kind: JAX fails when asked for GPUs where there is none.

@@ -80,7 +80,7 @@ def test_float16_scales_the_loss():
     ],
 )
 def test_auto_is_what_the_hardware_multiplies(monkeypatch, capabilities, flags, expected):
-    monkeypatch.setattr(precision, "_sees_gpu", lambda: bool(capabilities))
+    monkeypatch.setattr(precision, "sees_gpu", lambda: bool(capabilities))
     monkeypatch.setattr(precision, "_compute_capabilities", lambda: capabilities)
     monkeypatch.setattr(precision, "_processor_flags", lambda: flags)
     assert precision.resolve("auto") == expected
