@@ -11,9 +11,11 @@ Memory does not grow with the number of clips: the writer appends, and each crop
 A few clips can be held in memory instead (`in_memory`).
 """
 
+import collections
 import io
 import warnings
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,14 +29,15 @@ import logmel
 import npy
 from clip_files import ClipFile
 from config import PREPROCESSING_SETTINGS, Config
-from errors import UnreadableClip
+from errors import PipelineError, UnreadableClip
 from features import N_FEATURES, global_features
 from outputs import written_whole
 
 NUM_STEPS = 128
 SECONDS_PER_LENGTH_UNIT = 10  # the length feature is in tens of seconds
-BATCH_CLIPS = 64  # so many at most are decoded again after an interruption
-CLIPS_AHEAD = 128  # so many at most wait in memory to be written
+BATCH_CLIPS = 256  # so many at most are decoded again after an interruption
+CLIPS_IN_ROUND = 64
+ROUNDS_AT_ONCE = 2  # so many rounds of clips at most wait in memory to be written
 CLIPS_AT_ONCE = 4  # a process is sent so many together
 STORE_FILES = ("samples.npy", "logmel.npy", "features.npy", "clips.csv")
 COLUMNS = (
@@ -65,17 +68,33 @@ def settings_of(config: Config) -> dict:
 
 
 def prepare_all(files: list[ClipFile], settings: dict) -> Iterator[PreparedClip]:
-    """Prepare clips on all cores; they come in order, and as they are ready."""
+    """Prepare clips on all cores; they come in order, and as they are ready.
+
+    Raises
+    ------
+    PipelineError
+        If one of the processes is killed.
+    """
     # joblib's remark on unused results follows every interruption.
     warnings.filterwarnings("ignore", module="joblib")
     options = {"n_jobs": -1, "return_as": "generator", "batch_size": CLIPS_AT_ONCE}
-    with joblib.Parallel(**options) as parallel:
-        # joblib does not wait for the writer: what is faster piles up, until the round is over.
-        for first in range(0, len(files), CLIPS_AHEAD):
-            yield from parallel(
-                joblib.delayed(prepare)(file, settings)
-                for file in files[first : first + CLIPS_AHEAD]
-            )
+    # joblib does not wait for the writer: what is faster piles up, until the round is over. The
+    # next round is under way by then, so that no core waits for the last clips of this one.
+    under_way = collections.deque()
+    try:
+        for first in range(0, len(files), CLIPS_IN_ROUND):
+            files_of_round = files[first : first + CLIPS_IN_ROUND]
+            tasks = (joblib.delayed(prepare)(file, settings) for file in files_of_round)
+            under_way.append(joblib.Parallel(**options)(tasks))
+            if len(under_way) == ROUNDS_AT_ONCE:
+                yield from under_way.popleft()
+        for prepared in under_way:
+            yield from prepared
+    except BrokenProcessPool as error:
+        raise PipelineError(
+            "the system killed a process that decoded clips, most likely for want of memory: "
+            "close other programs, and the same command goes on from here"
+        ) from error
 
 
 def prepare(clip: ClipFile, settings: dict) -> PreparedClip:
@@ -184,6 +203,10 @@ class Writer:
                 part.write_text(table, encoding="utf-8", newline="")
         for array in self._arrays:
             array.close()
+
+    def written(self) -> dict[Path, list]:
+        """Size and checksum of each array, as `Result.seal` takes them."""
+        return {path: known for array in self._arrays for path, known in array.written().items()}
 
 
 def _row(fname: str, clip: PreparedClip, first_sample: int, first_frame: int, settings: dict):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from outputs import size_and_checksum
+from outputs import HEAD_BYTES, size_and_checksum, with_head
 
 
 class Rows:
@@ -56,9 +56,10 @@ class Appender:
 
     def __init__(self, path: Path, dtype: type, row_shape: tuple, n_rows: int, checksum: int):
         self._dtype, self._row_shape, self._n_rows = np.dtype(dtype), row_shape, n_rows
+        self._path = path
         self._file = path.open("r+b" if n_rows else "w+b")
         self._write_header()
-        n_bytes = n_rows * self._dtype.itemsize * math.prod(row_shape)
+        n_bytes = self._n_bytes()
         self._checksum = checksum
         if size_and_checksum(self._file, n_bytes) != (n_bytes, checksum):
             raise ValueError(f"{path} is damaged")
@@ -84,6 +85,16 @@ class Appender:
 
     def close(self) -> None:
         self._file.close()
+
+    def written(self) -> dict[Path, list]:
+        """The file as it was last committed, and what `size_and_checksum_of` gives for it."""
+        with self._path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+        return {self._path: with_head(head, self._n_bytes(), self._checksum)}
+
+    def _n_bytes(self) -> int:
+        """Of all rows."""
+        return self._n_rows * self._dtype.itemsize * math.prod(self._row_shape)
 
     def _write_header(self) -> None:
         header = {

@@ -24,6 +24,7 @@ import pandas as pd
 from tqdm import tqdm
 
 BLOCK_BYTES = 1 << 22
+HEAD_BYTES = 128  # a .npy file's header, for any array that is stored here
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,23 @@ def read_scores(path: Path) -> pd.DataFrame:
 def write_json(path: Path, record: dict) -> None:
     with written_whole(path) as part:
         part.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def size_and_checksum_of(path: Path) -> list:
+    """Size, and CRC-32 of all bytes, of which the first 128 come last.
+
+    Those of a .npy file change whenever rows are appended. So this checksum can be known of a file
+    that has just been written, however large, without reading it again (`npy.Appender`).
+    """
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+        size, checksum = size_and_checksum(file, path.stat().st_size - len(head))
+    return with_head(head, size, checksum)
+
+
+def with_head(head: bytes, size: int, checksum: int) -> list:
+    """What `size_and_checksum_of` gives, from the head, and size and CRC-32 of what follows."""
+    return [len(head) + size, f"{zlib.crc32(head, checksum):08x}"]
 
 
 def size_and_checksum(file: BinaryIO, n_bytes: int) -> tuple[int, int]:

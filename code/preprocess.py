@@ -33,7 +33,7 @@ def write_store(run: Run, split: str) -> None:
             for fname, clip in zip(clips.fnames[done:], prepared, strict=True):
                 writer.append(fname, clip)
                 bar.update()
-    result.seal(source)
+    result.seal(source, writer.written())
     print(f"{split} clips: wrote {len(clips)} to {run.outputs.clips(split)}")
 
 

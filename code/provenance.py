@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from errors import MissingResult
-from outputs import size_and_checksum, write_json
+from outputs import size_and_checksum_of, write_json
 
 # Raise a number when a change of the code changes that stage's results.
 REVISIONS = {"preprocess": 3, "views": 2, "pretrain": 2, "train": 2, "predict": 1, "ensemble": 3}
@@ -47,9 +47,15 @@ class Result:
         """Where work on the way to the result is saved (`checkpoints`)."""
         return self.record.with_suffix(".checkpoint")
 
-    def seal(self, source: dict) -> None:
-        """Write the record: the result is whole from now on, and its checkpoint not needed."""
-        files = {path.name: size_and_checksum_of(path) for path in self.files.values()}
+    def seal(self, source: dict, known: dict[Path, list] | None = None) -> None:
+        """Write the record: the result is whole from now on, and its checkpoint not needed.
+
+        known : what `size_and_checksum_of` gives, of files that need not be read for it
+        """
+        known = known or {}
+        files = {
+            path.name: known.get(path) or size_and_checksum_of(path) for path in self.files.values()
+        }
         write_json(self.record, {"from": self._complete(source), "files": files})
         self.checkpoint.unlink(missing_ok=True)
 
@@ -131,9 +137,3 @@ def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
                 f"{prefix}{key} changed" if opaque else f"{prefix}{key} {before} -> {after}"
             )
     return changes
-
-
-def size_and_checksum_of(path: Path) -> list:
-    with path.open("rb") as file:
-        size, checksum = size_and_checksum(file, path.stat().st_size)
-    return [size, f"{checksum:08x}"]

@@ -38,14 +38,16 @@ class Run:
 
     def is_pending(self, result: Result, source: dict) -> bool:
         """Has this result to be made? Says so where it is done already, or was made differently."""
-        fault = result.fault(source)
-        if fault is None and not self.force:
-            print(f"{result.name}: done already")
-            return False
         if self.force:  # from the start, not from where an earlier run stopped
             result.checkpoint.unlink(missing_ok=True)
+            why = "as --force says"
+        else:
+            why = result.fault(source)
+        if why is None:
+            print(f"{result.name}: done already")
+            return False
         if result.is_there():
-            print(f"{result.name}: made again, {fault or 'as --force says'}")
+            print(f"{result.name}: made again, {why}")
         return True
 
     # --- clips and folds --------------------------------------------------------------------------

@@ -17,9 +17,8 @@ import packed
 import stacker
 from config import Config, from_json
 from errors import InputError, MissingResult
-from outputs import OutputFolder, write_json
+from outputs import OutputFolder, size_and_checksum_of, write_json
 from prediction import Predictor
-from provenance import size_and_checksum_of
 
 STACKERS = "stackers"  # in a packed ensemble
 

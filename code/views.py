@@ -36,8 +36,8 @@ def with_views(examples: Examples, config: Config, result: Result, source: dict)
         if result.fault(source) is not None:
             result.unseal()
             path, fingerprint = result.files["views"], result.fingerprint(source)
-            write(examples.store, config, path, result.checkpoint, fingerprint, result.name)
-            result.seal(source)
+            to = path, result.checkpoint, fingerprint, result.name
+            result.seal(source, write(examples.store, config, *to))
     return dataclasses.replace(examples, views=npy.Rows(result.files["views"]))
 
 
@@ -49,10 +49,11 @@ def write(
     source: str,
     label: str,
     is_late: Callable[[], bool] = lambda: False,
-) -> None:
+) -> dict[Path, list]:
     """Write the views of all clips of a store, or of the first ones until `is_late`.
 
-    Goes on after the clips of a checkpoint of the same source.
+    Goes on after the clips of a checkpoint of the same source. Returns size and checksum of the
+    file, as `Result.seal` takes them.
     """
     saved = checkpoints.load(checkpoint, source)
     n_done, checksum = saved["progress"].tolist() if saved else (0, 0)
@@ -75,6 +76,7 @@ def write(
                 saved_at = time.monotonic()
     array.commit()
     array.close()
+    return array.written()
 
 
 def of_clips(store: Clips, clips: np.ndarray, config: Config) -> np.ndarray:

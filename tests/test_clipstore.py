@@ -1,6 +1,8 @@
 """The clip store gives back what was put in, and clips that cannot be read are silence."""
 
 import io
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from audio import trim
 from clip_files import ClipFile
 from config import Config
 from conftest import open_writer
+from errors import PipelineError
 from features import global_features
 
 SETTINGS = clipstore.settings_of(Config())
@@ -97,13 +100,26 @@ def test_clips_are_prepared_in_order_and_wait_for_the_writer(sources, monkeypatc
             asked_for.append(part)
             return super().__getitem__(part)
 
-    monkeypatch.setattr(clipstore, "CLIPS_AHEAD", 4)
+    monkeypatch.setattr(clipstore, "CLIPS_IN_ROUND", 4)
     files = Files(ClipFile(source, f"{name}.wav") for name in names)
     clips = clipstore.prepare_all(files, SETTINGS)
     for i, (name, clip) in enumerate(zip(names, clips, strict=True)):
-        assert len(asked_for) == i // 4 + 1
+        assert len(asked_for) == min(i // 4 + 2, -(-len(names) // 4))
         np.testing.assert_array_equal(clip.features, global_features(waveforms[name]))
     assert list(clipstore.prepare_all([], SETTINGS)) == []
+
+
+def test_a_killed_process_is_one_error_and_the_next_call_works(sources):
+    source, _ = sources
+
+    class Fatal:
+        def open(self):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    file = ClipFile(source, "short.wav")
+    with pytest.raises(PipelineError, match="killed a process"):
+        list(clipstore.prepare_all([file, Fatal(), file], SETTINGS))
+    assert len(list(clipstore.prepare_all([file, file], SETTINGS))) == 2
 
 
 class TestInterruptedWriter:

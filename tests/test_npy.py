@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import npy
+from outputs import size_and_checksum_of
 
 ARRAY = np.random.default_rng(0).normal(size=(12, 3, 2)).astype(np.float32)
 
@@ -17,8 +18,21 @@ def rows(tmp_path_factory):
     assert [appender.append(ARRAY[:5]), appender.append(ARRAY[5:])] == [0, 5]
     appender.commit()
     appender.close()
+    assert appender.written() == {path: size_and_checksum_of(path)}
     np.testing.assert_array_equal(np.load(path), ARRAY)
     return npy.Rows(path)
+
+
+@given(st.binary(min_size=1, max_size=300), st.integers(0))
+def test_every_byte_counts_in_a_checksum(tmp_path_factory, content, bit):
+    path = tmp_path_factory.mktemp("checksum") / "file"
+    path.write_bytes(content)
+    size, checksum = size_and_checksum_of(path)
+    assert size == len(content)
+    bit %= 8 * len(content)
+    flipped = int.from_bytes(content) ^ (1 << bit)
+    path.write_bytes(flipped.to_bytes(len(content)))
+    assert size_and_checksum_of(path) != [size, checksum]
 
 
 @given(st.slices(12).filter(lambda s: s.step in (None, 1)))
