@@ -12,7 +12,7 @@ if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
 # Below these, TensorFlow's own gradient of a convolution's kernel is as fast as matrix products.
-FEWEST_CHANNELS, FEWEST_POSITIONS = 16, 1024
+FEWEST_CHANNELS, FEWEST_POSITIONS = 32, 1024
 
 
 @keras.saving.register_keras_serializable("freesound")
