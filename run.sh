@@ -254,7 +254,6 @@ set_up() { # set_up [test]
                 'pytest, hypothesis and ruff (15 MB to download)'
         fi
     fi
-    export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL-2}" # TensorFlow: warnings and errors only
 }
 
 # ---- What to do ------------------------------------------------------------------------------

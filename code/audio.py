@@ -11,7 +11,7 @@ from errors import UnreadableClip
 TRIM_DB = 60.0  # librosa.effects.trim's defaults
 TRIM_FRAME = 2048
 TRIM_HOP = 512
-HOPS_IN_FRAME = 4
+HOPS_IN_FRAME = TRIM_FRAME // TRIM_HOP  # 4
 HOPS_AT_ONCE = 256  # so many, and their squares, stay in the processor's cache
 BLOCK_SAMPLES = 1 << 20
 LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000  # Hz; others are lies, and costly to resample
@@ -102,7 +102,7 @@ def trim(waveform: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    float32 (trimmed samples,), a view. At least one frame, except where the clip is shorter.
+    float32 (trimmed samples,), a view. Never empty, unless the clip is.
     """
     n_frames = 1 + len(waveform) // TRIM_HOP
     padded = np.pad(waveform, TRIM_FRAME // 2)

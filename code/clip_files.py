@@ -74,7 +74,13 @@ class ClipFile:
 
 
 def clips_of(root: Path, split: str, skip_damaged: bool = False) -> dict[str, ClipFile]:
-    """Every file of the split's folders and archives, by file name."""
+    """Every file of the split's folders and archives, by file name.
+
+    Raises
+    ------
+    InputError
+        If an archive cannot be read; with `skip_damaged` it counts as absent.
+    """
     clips = {}
     for folder in CLIP_FOLDERS[split]:
         path = root / folder

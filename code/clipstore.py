@@ -15,7 +15,6 @@ import collections
 import io
 import warnings
 from collections.abc import Iterator
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,16 +28,17 @@ import logmel
 import npy
 from clip_files import ClipFile
 from config import PREPROCESSING_SETTINGS, Config
-from errors import PipelineError, UnreadableClip
+from errors import UnreadableClip
 from features import N_FEATURES, global_features
 from outputs import written_whole
 
 NUM_STEPS = 128
 SECONDS_PER_LENGTH_UNIT = 10  # the length feature is in tens of seconds
-BATCH_CLIPS = 256  # so many at most are decoded again after an interruption
+BATCH_CLIPS = 256  # after an interruption, they and the rounds under way are done again
 CLIPS_IN_ROUND = 64
 ROUNDS_AT_ONCE = 2  # so many rounds of clips at most wait in memory to be written
-CLIPS_AT_ONCE = 4  # a process is sent so many together
+CLIPS_AT_ONCE = 2  # a process is sent so many together
+RECORD = "store.json"
 STORE_FILES = ("samples.npy", "logmel.npy", "features.npy", "clips.csv")
 COLUMNS = (
     *("fname", "first_sample", "n_samples", "first_frame", "n_frames"),
@@ -72,7 +72,7 @@ def prepare_all(files: list[ClipFile], settings: dict) -> Iterator[PreparedClip]
 
     Raises
     ------
-    PipelineError
+    BrokenProcessPool (of concurrent.futures.process)
         If one of the processes is killed.
     """
     # joblib's remark on unused results follows every interruption.
@@ -90,11 +90,9 @@ def prepare_all(files: list[ClipFile], settings: dict) -> Iterator[PreparedClip]
                 yield from under_way.popleft()
         for prepared in under_way:
             yield from prepared
-    except BrokenProcessPool as error:
-        raise PipelineError(
-            "the system killed a process that decoded clips, most likely for want of memory: "
-            "close other programs, and the same command goes on from here"
-        ) from error
+    finally:
+        for prepared in under_way:
+            prepared.close()
 
 
 def prepare(clip: ClipFile, settings: dict) -> PreparedClip:

@@ -8,5 +8,6 @@ import platform
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors, not advice
 if platform.machine().lower() in ("x86_64", "amd64"):
-    # oneDNN's convolutions, which TensorFlow takes by itself only where a processor has AVX-512.
+    # oneDNN's convolutions, which TensorFlow takes by itself only on processors with instructions
+    # for neural networks, such as AVX512_VNNI.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

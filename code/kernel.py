@@ -18,7 +18,7 @@ import command_line
 import packed
 import trained
 import views
-from clipstore import ClipStore
+from clipstore import RECORD, STORE_FILES, ClipStore
 from errors import MissingResult, PipelineError
 from outputs import OutputFolder, write_json, written_whole
 from prediction import Predictor, inputs_of
@@ -44,7 +44,7 @@ def pack(ensemble: Trained, folder: Path, clips: ClipStore) -> Trained:
     The ensemble as it is there.
     """
     n_networks = len(ensemble.configs) * len(ensemble.folds)
-    largest = 0.0  # change of a score by what was packed
+    changes = []  # of the scores, the largest for each network that was packed
     with tqdm(total=n_networks, desc="packing", unit="network", leave=False, disable=None) as bar:
         for config in ensemble.configs:
             predictor, networks = Predictor(config, len(ensemble.classes)), {}
@@ -60,13 +60,15 @@ def pack(ensemble: Trained, folder: Path, clips: ClipStore) -> Trained:
                     print(f"{config.name} fold {fold} stays in 32 bits: {loss}")
                     network = packed.as_they_are(weights)
                 else:
-                    largest = max(largest, change)
+                    changes.append(change)
                 networks[fold] = network
                 bar.update()
             packed.write(folder / f"{config.name}.npz", networks)
     stackers = {i: packed.as_they_are(weights) for i, weights in enumerate(ensemble.stackers)}
     packed.write(folder / f"{trained.STACKERS}.npz", stackers)
-    print(f"weights in 16 bits: scores of {len(inputs['length'])} clips change by {largest:.1e}")
+    if changes:
+        n_clips = len(inputs["length"])
+        print(f"weights in 16 bits: scores of {n_clips} clips change by {max(changes):.1e}")
     return dataclasses.replace(ensemble, folder=folder, checksums={})  # npz files have their own
 
 
@@ -198,10 +200,11 @@ def write_dataset(folder: Path, ensemble: Trained, clips: ClipStore, user: str) 
 
 def open_clips(outputs: OutputFolder) -> ClipStore:
     """The curated clips, with some of which packed weights are compared."""
-    try:
-        return ClipStore(outputs.clips("curated"))
-    except OSError as error:
-        raise MissingResult(f"run preprocess first: {error.filename} is not there") from error
+    folder = outputs.clips("curated")
+    for path in (folder / name for name in (*STORE_FILES, RECORD)):
+        if not path.is_file():
+            raise MissingResult(f"run preprocess first: {path} is not there")
+    return ClipStore(folder)
 
 
 def main() -> None:

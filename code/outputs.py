@@ -1,4 +1,4 @@
-"""The output folder: the one place that knows its names, and how files in it are written whole.
+"""The output folder: its names, known here only, and how files in it are written whole and checked.
 
 clips/{curated,noisy,test}/    the clip stores that preprocess.py writes
 folds.csv                      fname,fold: the one fold table

@@ -1,6 +1,7 @@
 """Stage 1: decode every clip once, trim it, and store samples, log-mels and global features."""
 
 import sys
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import clipstore
 import command_line
 import space
 from dataset import SPLITS, assign_folds
-from errors import SHOWN, InputError
+from errors import SHOWN, InputError, PipelineError
 from outputs import written_whole
 from run import REMEDY, Run, unreadable
 
@@ -24,15 +25,21 @@ def write_store(run: Run, split: str) -> None:
     result.unseal()
     run.views(split).unseal()
     progress = result.checkpoint, result.fingerprint(source)
-    with clipstore.Writer(run.outputs.clips(split), settings, *progress) as writer:
-        done = len(writer)
-        if done:
-            print(f"{split} clips: going on after the first {done}")
-        prepared = clipstore.prepare_all(clips.files[done:], settings)
-        with checkpoints.progress(split, len(clips), done) as bar:
-            for fname, clip in zip(clips.fnames[done:], prepared, strict=True):
-                writer.append(fname, clip)
-                bar.update()
+    try:
+        with clipstore.Writer(run.outputs.clips(split), settings, *progress) as writer:
+            done = len(writer)
+            if done:
+                print(f"{split} clips: going on after the first {done}")
+            prepared = clipstore.prepare_all(clips.files[done:], settings)
+            with checkpoints.progress(split, len(clips), done) as bar:
+                for fname, clip in zip(clips.fnames[done:], prepared, strict=True):
+                    writer.append(fname, clip)
+                    bar.update()
+    except BrokenProcessPool as error:
+        raise PipelineError(
+            "the system killed a process that decoded clips, most likely for want of memory: "
+            "close other programs, and the same command goes on from here"
+        ) from error
     result.seal(source, writer.written())
     print(f"{split} clips: wrote {len(clips)} to {run.outputs.clips(split)}")
 

@@ -15,7 +15,7 @@ from errors import MissingResult
 from outputs import size_and_checksum_of, write_json
 
 # Raise a number when a change of the code changes that stage's results.
-REVISIONS = {"preprocess": 3, "views": 2, "pretrain": 2, "train": 2, "predict": 1, "ensemble": 3}
+REVISIONS = {"preprocess": 4, "views": 3, "pretrain": 3, "train": 3, "predict": 2, "ensemble": 4}
 MARK = "#"  # begins every fingerprint
 
 

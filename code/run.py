@@ -10,7 +10,7 @@ import config
 import dataset
 import views
 from batches import Examples
-from clipstore import STORE_FILES, ClipStore, settings_of
+from clipstore import RECORD, STORE_FILES, ClipStore, settings_of
 from errors import InputError, first_few
 from outputs import OutputFolder
 from provenance import Result, fingerprint
@@ -55,7 +55,7 @@ class Run:
     def store(self, split: str) -> Result:
         folder = self.outputs.clips(split)
         files = {name: folder / name for name in STORE_FILES}
-        return Result(f"{split} clips", "preprocess", folder / "store.json", files)
+        return Result(f"{split} clips", "preprocess", folder / RECORD, files)
 
     def store_source(self, split: str) -> dict:
         clips = self.dataset[split]

@@ -25,7 +25,6 @@ from errors import first_few
 from outputs import written_whole
 from prediction import Predictor
 from provenance import fingerprint
-from stacker import stacker_input
 from trained import Trained
 
 COMPETITION_CLIPS = 3361  # of the private test set
@@ -73,7 +72,7 @@ def make(
         store, pace = prepare(test, members.configs[0], Path(folder) / "clips", deadline)
         averages = Averages(members, store, Path(folder), deadline)
         while averages.score_next():
-            write(averages.mean(), f"mean of {averages}")
+            write(members.mean(averages.scores), f"mean of {averages}")
     if averages.scores:
         try:
             write(members.stack(averages.scores), f"stacked {averages}")
@@ -146,12 +145,6 @@ class Averages:
     def __str__(self) -> str:
         n_folds = len(self._members.folds)
         return ", ".join(f"{name} ({n} of {n_folds} folds)" for name, n in self._done.items() if n)
-
-    def mean(self) -> np.ndarray:
-        """The average over the experiments, by their weights in the ensemble: (clips, classes)."""
-        weights = {config.name: config.stack_weight for config in self._configs}
-        there = [weights[name] for name in self.scores]
-        return stacker_input(list(self.scores.values()), there)[..., -1]
 
     def score_next(self) -> bool:
         """Let one more network score all clips. False where none is left, or no time."""

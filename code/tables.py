@@ -42,7 +42,13 @@ def _open_table(path: Path) -> BinaryIO:
 
 
 def read_table(root: Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame | None:
-    """The table as text, indexed by its row in the file (the header is row 1); None if absent."""
+    """The table as text, indexed by its row in the file (the header is row 1); None if absent.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, lacks one of the columns, or names a clip twice.
+    """
     path = find(root, TABLES[name])
     if path is None:
         return None
@@ -75,6 +81,7 @@ def read_table(root: Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame 
 
 
 def labels_of(table: pd.DataFrame) -> list[str]:
+    """All labels of all rows, one after the other."""
     return [label for labels in table["labels"] for label in _split_labels(labels)]
 
 
@@ -83,6 +90,15 @@ def _split_labels(labels: str) -> list[str]:
 
 
 def multi_hot(table: pd.DataFrame, classes: list[str], source: str) -> np.ndarray:
+    """The labels as int8 (clips, classes), 1 where a clip has the class.
+
+    source : where the classes come from, for messages
+
+    Raises
+    ------
+    InputError
+        If a row has no label, or one that is not a class.
+    """
     column = {label: i for i, label in enumerate(classes)}
     labels = np.zeros((len(table), len(classes)), np.int8)
     unknown, empty = [], []

@@ -68,12 +68,16 @@ class Trained:
         -------
         (clips, classes), the mean over the stackers
         """
+        average = self.mean(scores)
+        channels = [scores.get(config.name, average) for config in self.configs]
+        inputs = stacker.stacker_input(channels, [config.stack_weight for config in self.configs])
+        return stacker.predict(inputs, self.stackers)
+
+    def mean(self, scores: dict[str, np.ndarray]) -> np.ndarray:
+        """The average over the experiments that are there, by their weights: (clips, classes)."""
         weights = {config.name: config.stack_weight for config in self.configs}
         there = [weights[name] for name in scores]
-        average = stacker.stacker_input(list(scores.values()), there)[..., -1]
-        channels = [scores.get(name, average) for name in weights]
-        inputs = stacker.stacker_input(channels, list(weights.values()))
-        return stacker.predict(inputs, self.stackers)
+        return stacker.stacker_input(list(scores.values()), there)[..., -1]
 
     @functools.cached_property
     def stackers(self) -> list[list[np.ndarray]]:
@@ -101,7 +105,7 @@ class Trained:
             raise MissingResult(f"{path} is missing: run the pipeline again")
         if size_and_checksum_of(path) != expected:
             raise MissingResult(
-                f"{path} is not the file that the stackers were trained for: run ensemble again"
+                f"{path} is not the file that the stackers were trained for: run the pipeline again"
             )
 
 

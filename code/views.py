@@ -36,8 +36,8 @@ def with_views(examples: Examples, config: Config, result: Result, source: dict)
         if result.fault(source) is not None:
             result.unseal()
             path, fingerprint = result.files["views"], result.fingerprint(source)
-            to = path, result.checkpoint, fingerprint, result.name
-            result.seal(source, write(examples.store, config, *to))
+            progress = result.checkpoint, fingerprint, result.name
+            result.seal(source, write(examples.store, config, path, *progress))
     return dataclasses.replace(examples, views=npy.Rows(result.files["views"]))
 
 

@@ -3,7 +3,9 @@
 import io
 import os
 import signal
+from concurrent.futures.process import BrokenProcessPool
 
+import joblib
 import numpy as np
 import pytest
 import soundfile as sf
@@ -14,7 +16,6 @@ from audio import trim
 from clip_files import ClipFile
 from config import Config
 from conftest import open_writer
-from errors import PipelineError
 from features import global_features
 
 SETTINGS = clipstore.settings_of(Config())
@@ -109,15 +110,18 @@ def test_clips_are_prepared_in_order_and_wait_for_the_writer(sources, monkeypatc
     assert list(clipstore.prepare_all([], SETTINGS)) == []
 
 
-def test_a_killed_process_is_one_error_and_the_next_call_works(sources):
+class Fatal:
+    """A clip that kills the process which decodes it."""
+
+    def open(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(joblib.cpu_count() == 1, reason="one core decodes in this process")
+def test_after_a_killed_process_the_next_call_works(sources):
     source, _ = sources
-
-    class Fatal:
-        def open(self):
-            os.kill(os.getpid(), signal.SIGKILL)
-
     file = ClipFile(source, "short.wav")
-    with pytest.raises(PipelineError, match="killed a process"):
+    with pytest.raises(BrokenProcessPool):
         list(clipstore.prepare_all([file, Fatal(), file], SETTINGS))
     assert len(list(clipstore.prepare_all([file, file], SETTINGS))) == 2
 

@@ -29,7 +29,7 @@ def run_in_process(stage, arguments, log):
     longer = config.Schedule(4, milestones=(2,), mixup_prob=0.6)
     settings = {**TINY, "frontend": "logmel", "pretraining": longer, "training": longer}
     config.PROFILES["tiny"] = config.Profile(("v1mix",), settings)
-    clipstore.BATCH_CLIPS = 3
+    clipstore.BATCH_CLIPS, clipstore.CLIPS_IN_ROUND = 3, 4
     checkpoints.SECONDS_BETWEEN = 0
     sys.stdout = sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115
     sys.argv = [stage, *arguments]

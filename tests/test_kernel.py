@@ -27,7 +27,7 @@ import stacker
 import submission
 import trained
 import views
-from errors import InputError, PipelineError
+from errors import InputError, MissingResult, PipelineError
 from prediction import Predictor
 
 NETWORKS = [("v1mix", 0), ("max3exam", 0), ("v1mix", 1), ("max3exam", 1)]  # heaviest first
@@ -155,6 +155,17 @@ class TestFolders:
             copy.load(other, 1)
             for a, b in zip(one.folded_weights(), other.folded_weights(), strict=True):
                 np.testing.assert_array_equal(a, b)
+
+        assert "weights in 16 bits" not in said  # none was packed
+
+    def test_clips_that_are_being_written_anew_are_not_used(self, finished_run):
+        record = finished_run[0] / "out" / "clips" / "curated" / "store.json"
+        record.rename(record.with_name("kept"))
+        try:
+            with pytest.raises(MissingResult, match=r"run preprocess first: .*store\.json"):
+                run_kernel(finished_run[0] / "out")
+        finally:
+            record.with_name("kept").rename(record)
 
     @pytest.mark.parametrize("limit", ["DATASET_BYTES", "DATASET_FILES", "SCRIPT_BYTES"])
     def test_too_much_for_kaggle_is_refused(self, made, monkeypatch, limit):

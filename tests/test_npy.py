@@ -30,8 +30,8 @@ def test_every_byte_counts_in_a_checksum(tmp_path_factory, content, bit):
     size, checksum = size_and_checksum_of(path)
     assert size == len(content)
     bit %= 8 * len(content)
-    flipped = int.from_bytes(content) ^ (1 << bit)
-    path.write_bytes(flipped.to_bytes(len(content)))
+    flipped = int.from_bytes(content, "big") ^ (1 << bit)
+    path.write_bytes(flipped.to_bytes(len(content), "big"))
     assert size_and_checksum_of(path) != [size, checksum]
 
 

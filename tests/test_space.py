@@ -7,6 +7,7 @@ import subprocess
 
 import pandas as pd
 import pytest
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 import clipstore
 import command_line
@@ -98,6 +99,25 @@ def test_a_full_disk_ends_with_one_line_and_the_same_command_goes_on(
     for name in clipstore.STORE_FILES:
         path = f"clips/curated/{name}"
         assert (tmp_path / "out" / path).read_bytes() == (tmp_path / "other" / path).read_bytes()
+
+
+def test_a_killed_process_ends_with_one_line_and_the_same_command_goes_on(
+    arguments, tmp_path, run_stage, monkeypatch
+):
+    original, killed = clipstore.prepare_all, []
+
+    def dying(files, settings):
+        for number, clip in enumerate(original(files, settings)):
+            if number == 5 and not killed:
+                killed.append(clip)
+                raise TerminatedWorkerError("killed")
+            yield clip
+
+    monkeypatch.setattr(clipstore, "prepare_all", dying)
+    with pytest.raises(SystemExit, match="error: the system killed .* goes on from here"):
+        run_stage("preprocess", *arguments, tmp_path / "out")
+    run_stage("preprocess", *arguments, tmp_path / "out")
+    assert len(pd.read_csv(tmp_path / "out" / "clips" / "curated" / "clips.csv")) == 12
 
 
 def test_a_disk_that_really_is_full(arguments, tmp_path, run_stage, monkeypatch):
