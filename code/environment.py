@@ -5,8 +5,10 @@ So whatever starts work imports this before Keras. What the environment says alr
 
 import os
 import platform
+import shutil
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors, not advice
+# Errors, not advice; and without NVIDIA's driver not the one that it is missing.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if shutil.which("nvidia-smi") else "3")
 if platform.machine().lower() in ("x86_64", "amd64"):
     # oneDNN's convolutions, which TensorFlow takes by itself only on processors with instructions
     # for neural networks, such as AVX512_VNNI.

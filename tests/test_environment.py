@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,3 +47,11 @@ def test_onednn_is_on_before_tensorflow_is_imported(entry):
 
 def test_what_the_user_says_counts():
     assert on_import("train", TF_ENABLE_ONEDNN_OPTS="0") == "0"
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there may be a GPU to speak of")
+def test_without_a_gpu_tensorflow_starts_without_a_word():
+    program = "import environment, tensorflow; tensorflow.ones(1)"
+    known = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
+    options = {"env": {**known, "PYTHONPATH": str(CODE)}, "capture_output": True, "text": True}
+    assert subprocess.run([sys.executable, "-c", program], **options).stderr == ""
