@@ -36,8 +36,8 @@ def with_views(examples: Examples, config: Config, result: Result, source: dict)
         if result.fault(source) is not None:
             result.unseal()
             path, fingerprint = result.files["views"], result.fingerprint(source)
-            progress = result.checkpoint, fingerprint, result.name
-            result.seal(source, write(examples.store, config, path, *progress))
+            known = write(examples.store, config, path, result.checkpoint, fingerprint, result.name)
+            result.seal(source, known)
     return dataclasses.replace(examples, views=npy.Rows(result.files["views"]))
 
 

@@ -28,15 +28,20 @@ for name in sys.argv[1:]:
 """
 
 
-def on_import(entry: str, **variables: str) -> str:
+def stderr_of(program: str, *arguments: str, **variables: str) -> str:
+    """What a program says on standard error where only `variables` speak to TensorFlow."""
     known = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, entry, "keras"],
+        [sys.executable, "-c", program, *arguments],
         env={**known, "PYTHONPATH": str(CODE), **variables},
         capture_output=True,
         text=True,
     )
-    return done.stderr.strip()
+    return done.stderr
+
+
+def on_import(entry: str, **variables: str) -> str:
+    return stderr_of(PROGRAM, entry, "keras", **variables).strip()
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="oneDNN is set on x86 only")
@@ -51,7 +56,4 @@ def test_what_the_user_says_counts():
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there may be a GPU to speak of")
 def test_without_a_gpu_tensorflow_starts_without_a_word():
-    program = "import environment, tensorflow; tensorflow.ones(1)"
-    known = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
-    options = {"env": {**known, "PYTHONPATH": str(CODE)}, "capture_output": True, "text": True}
-    assert subprocess.run([sys.executable, "-c", program], **options).stderr == ""
+    assert stderr_of("import environment, tensorflow; tensorflow.ones(1)") == ""

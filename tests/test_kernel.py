@@ -146,6 +146,7 @@ class TestFolders:
         out = finished_run[0] / "out"
         said = run_kernel(out)
         assert said.count("stays in 32 bits: 16 would change scores by") == len(NETWORKS)
+        assert "weights in 16 bits" not in said  # none was packed
         assert "put your name in the place of YOUR-KAGGLE-NAME" in said
         whole = trained.read(out)
         copy = trained.read(out / "kaggle" / "dataset")
@@ -155,8 +156,6 @@ class TestFolders:
             copy.load(other, 1)
             for a, b in zip(one.folded_weights(), other.folded_weights(), strict=True):
                 np.testing.assert_array_equal(a, b)
-
-        assert "weights in 16 bits" not in said  # none was packed
 
     def test_clips_that_are_being_written_anew_are_not_used(self, finished_run):
         record = finished_run[0] / "out" / "clips" / "curated" / "store.json"
