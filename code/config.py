@@ -84,6 +84,12 @@ class Config:
         return -(-self.crop_samples // self.n_hop)
 
     @property
+    def has_large_maps(self) -> bool:
+        """Has one clip feature maps of four megabytes? Then training keeps few (`recompute`)."""
+        widest = max(self.stem_filters, self.scaled_block_filters[0])
+        return self.crop_frames * self.n_mels * widest >= 2**20
+
+    @property
     def scaled_block_filters(self) -> tuple[int, ...]:
         return tuple(int(filters * self.w_ratio) for filters in self.block_filters)
 

@@ -9,6 +9,7 @@ from config import Config
 from errors import InputError
 from features import N_FEATURES
 from layers import AveragePooling2D, Conv2D, FusedBatchNormalization, SharedKernelPooling
+from recompute import FrugalNetwork
 
 MOMENTUM = 0.85
 MSC_KERNELS = (3, 5, 7)
@@ -79,7 +80,8 @@ def _tagger(config: Config, n_classes: int) -> keras.Model:
     x = layers.Concatenate(name="concatenate", dtype="float32")([x, y, length])  # (1153,)
     tags = layers.Dense(n_classes, activation="sigmoid", dtype="float32", name="tags")(x)
     inputs = {"audio": audio, "length": length, "global_feat": global_feat}
-    return keras.Model(inputs, tags, name=config.name.replace(".", "_"))
+    network = FrugalNetwork if config.has_large_maps else keras.Model
+    return network(inputs, tags, name=config.name.replace(".", "_"))
 
 
 def front_end(config: Config):
