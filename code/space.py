@@ -17,11 +17,13 @@ from views import N_VIEWS
 SAMPLED_CLIPS = 32
 RESERVE = 50_000_000  # histories and what else is small
 SCORE_BYTES = 12  # one score in a CSV file
-# Memory of training on a CPU, as measured with three networks at two batch sizes each: TensorFlow
-# and the network, then per clip its waveform and spectrum, and each feature map so many times.
-BASE_MEMORY = 1.2e9
+# Memory of training on a CPU in float32, as measured: TensorFlow, the weights so many times, then
+# per clip its waveform and spectrum, and each feature map so many times. Where maps are made again,
+# they are kept about once, and some clips more are at work.
+BASE_MEMORY, COPIES_OF_WEIGHTS = 1.0e9, 10
 CLIP_MEMORY = 6e6
 COPIES, MORE_COPIES_WITH_SQUEEZE_EXCITE = 3.2, 0.7
+COPIES_MADE_AGAIN, CLIPS_AT_WORK = 1.15, 4
 
 
 def require(folder: Path, n_bytes: float) -> None:
@@ -84,8 +86,13 @@ def training_memory(config: Config) -> float:
     for filters in config.scaled_block_filters:
         numbers += 2 * n_frames * n_mels * filters  # two units, then half the frames and bands
         n_frames, n_mels = -(-n_frames // 2), -(-n_mels // 2)
-    copies = COPIES + MORE_COPIES_WITH_SQUEEZE_EXCITE * config.squeeze_excite
-    return BASE_MEMORY + config.batch_size * (CLIP_MEMORY + 4 * copies * numbers)
+    n_clips, copies = config.batch_size, COPIES
+    if config.has_large_maps:
+        n_clips, copies = n_clips + CLIPS_AT_WORK, COPIES_MADE_AGAIN
+    elif config.squeeze_excite:
+        copies += MORE_COPIES_WITH_SQUEEZE_EXCITE
+    base = BASE_MEMORY + COPIES_OF_WEIGHTS * weights_bytes(config)
+    return base + n_clips * (CLIP_MEMORY + 4 * copies * numbers)
 
 
 def multiply_adds(config: Config) -> float:
