@@ -28,7 +28,7 @@ SMALL = {
     "gru_units": 4,
     "precision": "float32",
 }
-KINDS = {"v1mix": {}, "msc_1.0": {}, "se_cat": {"pooling": ("conv", "avemax2")}}
+KINDS = {"v1mix": {}, "se_cat": {"stem": "msc", "pooling": ("conv", "avemax2")}}
 
 
 def pair(name="v1mix", **overrides):
