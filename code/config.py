@@ -86,8 +86,13 @@ class Config:
     @property
     def has_large_maps(self) -> bool:
         """Has one clip feature maps of four megabytes? Then training keeps few (`recompute`)."""
-        widest = max(self.stem_filters, self.scaled_block_filters[0])
+        widest = max(self.stem_channels, self.scaled_block_filters[0])
         return self.crop_frames * self.n_mels * widest >= 2**20
+
+    @property
+    def stem_channels(self) -> int:
+        """Of the stem's output: half of `stem_filters` at each of the three scales of "msc"."""
+        return self.stem_filters // 2 * 3 if self.stem == "msc" else self.stem_filters
 
     @property
     def scaled_block_filters(self) -> tuple[int, ...]:

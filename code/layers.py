@@ -35,11 +35,10 @@ class Conv2D(keras.layers.Conv2D):
 
 def _products_pay(inputs) -> bool:
     return (
-        keras.backend.backend() == "tensorflow"
-        and inputs.dtype == "float32"
+        inputs.dtype == "float32"
         and inputs.shape[-1] >= FEWEST_CHANNELS
         and math.prod(inputs.shape[1:3]) >= FEWEST_POSITIONS
-        and not precision.sees_gpu()
+        and precision.on_tensorflow_cpu()
     )
 
 

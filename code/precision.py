@@ -56,6 +56,11 @@ def sees_gpu() -> bool:
     return any(name.startswith("gpu") for name in keras.distribution.list_devices())
 
 
+def on_tensorflow_cpu() -> bool:
+    """Is Keras' backend TensorFlow, and does it compute on a CPU?"""
+    return keras.backend.backend() == "tensorflow" and not sees_gpu()
+
+
 def _compute_capabilities() -> list[float]:
     """Of NVIDIA's GPUs: 7.5 is Turing, 8.0 Ampere. Empty where they cannot be asked for."""
     try:

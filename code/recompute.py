@@ -1,10 +1,10 @@
 """Training in half the memory: feature maps are made again, a few clips at a time, on the way back.
 
 The gradients of a batch need what each layer made of it, 145 MB a clip in `v1mix` as published. But
-only batch norm looks beyond one clip, at mean and variance of its input. So these inputs are kept,
-and the layers between go over the batch a few clips at a time: once forward, and again for the
-gradients (after Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016). Loss and
-gradients are those of the whole batch.
+only batch norm looks beyond one clip, at mean and variance of its input. So these inputs are kept
+(but for the first), and the layers between go over the batch a few clips at a time: once forward,
+and again for the gradients (after Chen et al., "Training Deep Nets with Sublinear Memory Cost",
+2016). Loss and gradients are those of the whole batch.
 """
 
 import itertools
@@ -40,10 +40,10 @@ class FrugalNetwork(keras.Model):
         return rest([*maps, inputs["length"], inputs["global_feat"]], training=True)
 
     def _trains_so(self) -> bool:
-        if keras.backend.backend() != "tensorflow" or precision.sees_gpu():
-            return False
         norms = _batch_norms(self.layers)
-        return all(norm.compute_dtype == "float32" and norm.trainable for norm in norms)
+        return precision.on_tensorflow_cpu() and all(
+            norm.compute_dtype == "float32" and norm.trainable for norm in norms
+        )
 
 
 def _batch_norms(layers: list[keras.Layer]) -> list[FusedBatchNormalization]:

@@ -62,8 +62,7 @@ def _seconds(file: ClipFile) -> float:
 
 def weights_bytes(config: Config) -> float:
     """Size of the weights of one network, to some ten percent: its convolutions and its GRUs."""
-    filters = [config.stem_filters * (1.5 if config.stem == "msc" else 1)]
-    filters += config.scaled_block_filters
+    filters = [config.stem_channels, *config.scaled_block_filters]
     convolutions = sum(
         9 * (before + after) * after + config.cat * 2 * after**2 + config.squeeze_excite * after**2
         for before, after in itertools.pairwise(filters)
@@ -82,7 +81,7 @@ def training_bytes(configs: list[Config], pretrainings: list[Config], n_folds: i
 def training_memory(config: Config) -> float:
     """Bytes of memory that one training takes on a CPU, to some twenty percent."""
     n_frames, n_mels = config.crop_frames, config.n_mels
-    numbers = n_frames * n_mels * config.stem_filters * (1.5 if config.stem == "msc" else 1)
+    numbers = n_frames * n_mels * config.stem_channels
     for filters in config.scaled_block_filters:
         numbers += 2 * n_frames * n_mels * filters  # two units, then half the frames and bands
         n_frames, n_mels = -(-n_frames // 2), -(-n_mels // 2)
