@@ -13,6 +13,7 @@ A few clips can be held in memory instead (`in_memory`).
 
 import collections
 import io
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ import audio
 import checkpoints
 import logmel
 import npy
+import processes
 from clip_files import ClipFile
 from config import PREPROCESSING_SETTINGS, Config
 from errors import UnreadableClip
@@ -84,7 +86,9 @@ def prepare_all(files: list[ClipFile], settings: dict) -> Iterator[PreparedClip]
     try:
         for first in range(0, len(files), CLIPS_IN_ROUND):
             files_of_round = files[first : first + CLIPS_IN_ROUND]
-            tasks = (joblib.delayed(prepare)(file, settings) for file in files_of_round)
+            tasks = (
+                joblib.delayed(_prepare_for)(os.getpid(), file, settings) for file in files_of_round
+            )
             under_way.append(joblib.Parallel(**options)(tasks))
             if len(under_way) == ROUNDS_AT_ONCE:
                 yield from under_way.popleft()
@@ -93,6 +97,11 @@ def prepare_all(files: list[ClipFile], settings: dict) -> Iterator[PreparedClip]
     finally:
         for prepared in under_way:
             prepared.close()
+
+
+def _prepare_for(process: int, clip: ClipFile, settings: dict) -> PreparedClip:
+    processes.end_with(process)
+    return prepare(clip, settings)
 
 
 def prepare(clip: ClipFile, settings: dict) -> PreparedClip:

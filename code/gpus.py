@@ -10,9 +10,9 @@ import contextlib
 import multiprocessing
 import os
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Iterator
+
+import processes
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -51,8 +51,9 @@ def share_out(function: Callable, run, tasks: list) -> None:
         executors, futures = [], []
         for number, gpu in enumerate(gpus):
             with _seeing(gpu):  # the process is started by its first task
+                context = multiprocessing.get_context("spawn")
                 executor = concurrent.futures.ProcessPoolExecutor(
-                    1, multiprocessing.get_context("spawn"), _end_with, (os.getpid(),)
+                    1, context, processes.end_with, (os.getpid(),)
                 )
                 executors.append(executor)
                 futures.append(executor.submit(function, run, tasks[number :: len(gpus)]))
@@ -78,14 +79,3 @@ def _seeing(gpu: str) -> Iterator[None]:
         os.environ.pop(VISIBLE)
         if former is not None:
             os.environ[VISIBLE] = former
-
-
-def _end_with(parent: int) -> None:
-    """Nobody works on for a stage that was killed: another run may have begun."""
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

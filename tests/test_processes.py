@@ -1,0 +1,65 @@
+"""Processes that a stage started, after it was killed."""
+
+import fcntl
+import multiprocessing
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import clipstore
+import gpus
+
+
+def linger(folder: Path, _=None):
+    """Hold a file of this process's own, as long as it lives; that is for ever."""
+    with (folder / f"{os.getpid()}").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        while True:
+            time.sleep(1)
+
+
+@dataclass
+class LingeringClip:
+    folder: Path
+
+    def open(self):
+        linger(self.folder)
+
+
+def on_two_gpus(folder: Path):
+    os.environ[gpus.VISIBLE] = "0,1"
+    gpus.share_out(linger, folder, ["a", "b"])
+
+
+def on_all_cores(folder: Path):
+    list(clipstore.prepare_all([LingeringClip(folder)] * 40, {}))
+
+
+def is_held(path: Path) -> bool:
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def within(seconds: float, condition) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return condition()
+
+
+@pytest.mark.parametrize("work", [on_two_gpus, on_all_cores])
+def test_end_soon_after(work, tmp_path):
+    stage = multiprocessing.get_context("spawn").Process(target=work, args=(tmp_path,))
+    stage.start()
+    n_processes = min(2, len(os.sched_getaffinity(0)))
+    assert within(60, lambda: sum(map(is_held, tmp_path.iterdir())) >= n_processes)
+    stage.kill()
+    stage.join()
+    assert within(10, lambda: not any(map(is_held, tmp_path.iterdir())))
