@@ -343,7 +343,8 @@ run_stage() { # run_stage STAGE ARGUMENTS...
 # the lock stays where it is between two stages, and goes when the last process of the run does.
 hold_lock() {
     mkdir -p -- "$output" 2>/dev/null || return 0 # the first stage says what is wrong with it
-    if { : >>"$output/.lock"; } 2>/dev/null; then
+    # In a shell of its own: dash ends where a redirection of `:` fails.
+    if (: >>"$output/.lock") 2>/dev/null; then
         exec 9>>"$output/.lock"
         export RUN_SH_LOCK=9
     fi

@@ -316,6 +316,14 @@ def test_the_output_folder_stays_locked_between_two_stages(installed, argument):
         pass
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_folder_that_cannot_be_locked_is_left_to_the_first_stage(installed, shell):
+    installed.shell = shell
+    (installed.elsewhere / "mine" / ".lock").mkdir(parents=True)
+    assert installed.run("preprocess", "--output", "mine").returncode == 0
+    assert installed.logged("preprocess.py")
+
+
 # ---- installing ---------------------------------------------------------------------------------
 
 
