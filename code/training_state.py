@@ -9,6 +9,8 @@ import numpy as np
 import checkpoints
 from outputs import written_whole
 
+HDF5_BYTES = 1_000_000  # of a weight file, beside the weights
+
 
 @dataclass
 class Kept:
@@ -44,6 +46,8 @@ class TrainingState:
         """Write the weights of the best epoch, and leave the network with them."""
         self._network.set_weights(kept.weights)
         with written_whole(path) as part:
+            # Where the disk is full, HDF5 ends the process. This is refused like any other file.
+            part.write_bytes(bytes(sum(array.nbytes for array in kept.weights) + HDF5_BYTES))
             self._network.save_weights(part)
 
     def save(self, path: Path, source: str, kept: Kept | None, history: list[list]) -> None:

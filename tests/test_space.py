@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import os
 import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -130,21 +131,61 @@ def test_a_killed_process_ends_with_one_line_and_the_same_command_goes_on(
     assert len(pd.read_csv(tmp_path / "out" / "clips" / "curated" / "clips.csv")) == 12
 
 
-def test_a_disk_that_really_is_full(arguments, tmp_path, run_stage, monkeypatch):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk is not allowed here")
-    try:
-        monkeypatch.setattr(space, "require", lambda *_: None)
-        with pytest.raises(SystemExit, match="error: No space left on device"):
-            run_stage("preprocess", *arguments, disk)
-        subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
-        run_stage("preprocess", *arguments, disk)
-        assert len(pd.read_csv(disk / "clips" / "curated" / "clips.csv")) == 12
-    finally:
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of any size, such as "300k", in the folder `disk`; called again, it has another."""
+    disk, again = tmp_path / "disk", []
+
+    def resize(size: str):
+        disk.mkdir(exist_ok=True)
+        options = f"{'remount,' * len(again)}size={size}"
+        mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
+        if subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("mounting a small disk is not allowed here")
+        again[:] = [True]
+
+    yield resize
+    if again:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_really_is_full(arguments, tmp_path, run_stage, monkeypatch, small_disk):
+    small_disk("300k")
+    disk = tmp_path / "disk"
+    monkeypatch.setattr(space, "require", lambda *_: None)
+    with pytest.raises(SystemExit, match="error: No space left on device"):
+        run_stage("preprocess", *arguments, disk)
+    small_disk("50m")
+    run_stage("preprocess", *arguments, disk)
+    assert len(pd.read_csv(disk / "clips" / "curated" / "clips.csv")) == 12
+
+
+WRITING = """
+import sys
+from pathlib import Path
+import command_line, keras, numpy
+from training_state import Kept, TrainingState
+
+model = keras.Sequential([keras.Input((100,)), keras.layers.Dense(500)])
+model.compile("sgd", "mse")
+kept = Kept(0, 0.0, model.get_weights(), numpy.zeros((1, 1)))
+with command_line.errors_in_one_line("go on"):
+    TrainingState(model).write_weights(Path(sys.argv[1]), kept)
+"""
+
+
+@pytest.mark.parametrize("size", ["40k", "140k", "240k"])  # of 200 kB at least
+def test_weights_on_a_disk_that_is_full(tmp_path, small_disk, size):
+    small_disk(size)
+    done = subprocess.run(
+        [sys.executable, "-c", WRITING, str(tmp_path / "disk" / "fold0.weights.h5")],
+        env={**os.environ, "PYTHONPATH": os.path.dirname(space.__file__)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == "error: No space left on device; mend that, and go on\n"
+    assert done.returncode == 1
+    assert not list((tmp_path / "disk").iterdir())
 
 
 def test_an_output_folder_that_cannot_be_written(arguments, tmp_path, run_stage):
