@@ -17,6 +17,8 @@ BLOCK_SAMPLES = 1 << 20
 LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000  # Hz; others are lies, and costly to resample
 INT16_SCALE = 1 / 32768
 LARGEST = 1e4  # of float files; full scale is 1
+# The last of a file that is called .raw: it says nothing of its rate.
+NOT_DECODED = (sf.SoundFileError, OSError, RuntimeError, ValueError, TypeError)
 
 
 def read_clip(file: str | BinaryIO, sample_rate: int) -> np.ndarray:
@@ -52,7 +54,7 @@ def read_clip(file: str | BinaryIO, sample_rate: int) -> np.ndarray:
             while len(block := sound.read(BLOCK_SAMPLES, dtype=dtype, always_2d=True)):
                 blocks.append(_mono(block))
             rate = sound.samplerate
-    except (sf.SoundFileError, OSError, RuntimeError, ValueError) as error:
+    except NOT_DECODED as error:
         raise UnreadableClip(f"cannot be decoded ({_first_line(error)})") from error
     waveform = np.concatenate(blocks) if blocks else np.empty(0, np.float32)
     if not len(waveform):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import soundfile as sf
 
+import audio
 from clip_files import ClipFile
 from clipstore import NUM_STEPS
 from config import Config
@@ -56,7 +57,7 @@ def _seconds(file: ClipFile) -> float:
     try:
         with file.open() as stream:
             return sf.info(stream).duration
-    except (UnreadableClip, sf.SoundFileError, RuntimeError):
+    except (UnreadableClip, *audio.NOT_DECODED):
         return 0.0
 
 

@@ -47,7 +47,8 @@ class Tagged:
 def audio_suffixes() -> set[str]:
     import soundfile as sf
 
-    return {f".{name.lower()}" for name in sf.available_formats()} | {".aif", ".oga", ".opus"}
+    formats = sf.available_formats().keys() - {"RAW"}  # cameras call their pictures .raw
+    return {f".{name.lower()}" for name in formats} | {".aif", ".oga", ".opus"}
 
 
 def find_files(names: list[str]) -> list[tuple[str, str]]:

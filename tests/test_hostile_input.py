@@ -18,6 +18,7 @@ import audio
 import clip_files
 import clipstore
 import dataset
+import space
 from clip_files import ClipFile
 from config import Config
 from conftest import open_writer
@@ -71,6 +72,12 @@ class TestClips:
         assert clip.fault.startswith("cannot be decoded (")
         assert len(clip.fault) < 200
         assert len(clip.samples) == 0
+
+    def test_a_file_that_is_called_raw(self, tmp_path):
+        clip = self.prepare(tmp_path, wav(), "clip.raw")
+        assert clip.fault.startswith("cannot be decoded (")
+        file = ClipFile(tmp_path, "clip.raw")
+        assert space.store_bytes([file], Config()) == clip.features.nbytes
 
     def test_truncated_files_give_what_is_there(self, tmp_path):
         clip = self.prepare(tmp_path, wav()[:4044])
