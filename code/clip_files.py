@@ -3,6 +3,7 @@
 import functools
 import io
 import lzma
+import unicodedata
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -73,8 +74,13 @@ class ClipFile:
         return member.file_size, member.CRC, status.st_size, status.st_mtime_ns
 
 
+def same_name(fname: str) -> str:
+    """One spelling of a file name: "ö" is one character in most tables, two on some disks."""
+    return unicodedata.normalize("NFC", fname)
+
+
 def clips_of(root: Path, split: str, skip_damaged: bool = False) -> dict[str, ClipFile]:
-    """Every file of the split's folders and archives, by file name.
+    """Every file of the split's folders and archives, by `same_name`.
 
     Raises
     ------
@@ -85,13 +91,8 @@ def clips_of(root: Path, split: str, skip_damaged: bool = False) -> dict[str, Cl
     for folder in CLIP_FOLDERS[split]:
         path = root / folder
         if path.is_dir():
-            clips.update(
-                {
-                    entry.name: ClipFile(path, entry.name)
-                    for entry in path.iterdir()
-                    if entry.is_file()
-                }
-            )
+            names = [entry.name for entry in path.iterdir() if entry.is_file()]
+            clips.update({same_name(name): ClipFile(path, name) for name in names})
         archive = root / f"{folder}.zip"
         if archive.is_file():
             try:
@@ -102,7 +103,7 @@ def clips_of(root: Path, split: str, skip_damaged: bool = False) -> dict[str, Cl
                 raise InputError(f"{archive}: is not a readable zip archive ({error})") from error
             for member in members:
                 if not member.endswith("/"):
-                    clips.setdefault(Path(member).name, ClipFile(archive, member))
+                    clips.setdefault(same_name(Path(member).name), ClipFile(archive, member))
     return clips
 
 
@@ -123,6 +124,10 @@ def locate(root: Path, split: str, table: pd.DataFrame) -> list[ClipFile]:
     if not len(table):
         return []
     clips = clips_of(root, split)
-    missing = [f"row {row}: {fname}" for row, fname in table["fname"].items() if fname not in clips]
+    missing = [
+        f"row {row}: {fname}"
+        for row, fname in table["fname"].items()
+        if same_name(fname) not in clips
+    ]
     raise_if(missing, table.attrs["path"], f"clips that are not in {places(root, split)}")
-    return [clips[fname] for fname in table["fname"]]
+    return [clips[same_name(fname)] for fname in table["fname"]]

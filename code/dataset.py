@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from clip_files import CLIP_FOLDERS, ClipFile, clips_of, locate, places
-from errors import InputError
+from errors import InputError, raise_if
 from tables import TABLES, find, labels_of, multi_hot, read_table
 
 SPLITS = ("curated", "noisy", "test")
@@ -53,8 +53,9 @@ class Dataset:
 
 
 def is_present(root: Path) -> bool:
-    """Does `root` hold a dataset, complete or not?"""
-    return find(root, TABLES["curated"]) is not None
+    """Does `root` hold a dataset, or anything else but README.md and what is hidden?"""
+    others = (path.name for path in root.iterdir()) if root.is_dir() else ()
+    return any(name != "README.md" and not name.startswith(".") for name in others)
 
 
 def load(root: Path) -> Dataset:
@@ -104,17 +105,34 @@ def load(root: Path) -> Dataset:
     splits["test"] = _test_split(root, tables["test"], submission, classes, source)
     if not len(splits["curated"]):
         raise InputError(f"{tables['curated'].attrs['path']}: has no rows, so nothing to train on")
+    _require_apart(tables["noisy"], splits["curated"], splits["noisy"])
+    if "fname" in classes:
+        raise InputError(f"a class of {source} is called 'fname', like the column of file names")
     if len(classes) < 2:
         raise InputError(f"{source} has one class only, {classes[0]!r}: there is nothing to rank")
     return Dataset(root, classes, splits)
 
 
+def _require_apart(table: pd.DataFrame, curated: Split, noisy: Split) -> None:
+    """InputError if pretraining would see clips that out-of-fold scores are of."""
+    held_out = set(curated.files)
+    both = [
+        f"row {row}: {fname}"
+        for row, fname, file in zip(table.index, noisy.fnames, noisy.files, strict=True)
+        if file in held_out
+    ]
+    raise_if(both, table.attrs.get("path"), "clips that are in the curated table too")
+
+
 def _test_split(root, table, submission, classes, source) -> Split:
     """Rows and order of the sample submission; else of the test table; else of the folder."""
-    if submission is None and not len(table):
+    listed = table if submission is None or not len(submission) else submission
+    if not len(listed):
         clips = clips_of(root, "test")
-        return Split("test", sorted(clips), [clips[fname] for fname in sorted(clips)], labels=None)
-    listed = table if submission is None else submission
+        fnames = sorted(fname for fname in clips if not fname.startswith("."))  # .DS_Store
+        odd = [repr(fname) for fname in fnames if not _is_text(fname)]
+        raise_if(odd, places(root, "test"), "file names that are not UTF-8: rename them")
+        return Split("test", fnames, [clips[fname] for fname in fnames], labels=None)
     fnames, files = list(listed["fname"]), locate(root, "test", listed)
     order = pd.Index(table["fname"]).get_indexer(fnames)
     if (order < 0).any():  # the labels of some clips only cannot score a submission
@@ -122,6 +140,11 @@ def _test_split(root, table, submission, classes, source) -> Split:
     labels = multi_hot(table, classes, source)[order]
     usage = table["usage"].to_numpy(str)[order] if "usage" in table else None
     return Split("test", fnames, files, labels, usage)
+
+
+def _is_text(fname: str) -> bool:
+    """Names that the system could not decode hold surrogates, which no table can."""
+    return not any("\ud800" <= character <= "\udfff" for character in fname)
 
 
 def find_test(root: Path, classes: list[str]) -> tuple[Split, list[str]]:

@@ -66,6 +66,12 @@ def read_table(root: Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame 
             f"{path}: needs the column{'s' * (len(missing) > 1)} {', '.join(missing)}, "
             f"but has {', '.join(map(str, table.columns[:SHOWN]))}"
         )
+    nameless = [str(i + 1) for i, column in enumerate(header) if not column.strip()]
+    if nameless and name == "submission":
+        raise InputError(
+            f"{path}: column {', '.join(nameless[:SHOWN])} has no name, and columns are classes: "
+            "pandas writes such a one for its index, without `index=False`"
+        )
     twice = list(header[header.duplicated()])  # pandas renames them
     if any(twice):
         raise InputError(f"{path}: has columns twice: {', '.join(twice[:SHOWN])}")

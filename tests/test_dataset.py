@@ -1,5 +1,6 @@
 """Every layout users have gives the same dataset; every fault is named before work starts."""
 
+import os
 import shutil
 import zipfile
 
@@ -95,6 +96,27 @@ def test_own_clips_need_a_curated_table_and_a_folder_only(clips, tmp_path):
     assert dataset.load(tmp_path)["test"].fnames == sorted(clips.tables["test"]["fname"])
 
 
+def test_listed_test_clips_are_those_that_are_not_hidden(clips, tmp_path):
+    clips.write(tmp_path)
+    for name in (".DS_Store", "._test00.wav"):
+        (tmp_path / "audio_test" / name).write_bytes(b"")
+    (tmp_path / "test_post_competition.csv").unlink()
+    # A sample without rows gives the classes and their order, and no more.
+    clips.submission()[:0].to_csv(tmp_path / "sample_submission.csv", index=False)
+    assert dataset.load(tmp_path)["test"].fnames == sorted(clips.tables["test"]["fname"])
+
+
+def test_names_that_disks_and_tables_spell_in_other_ways(clips, tmp_path):
+    clips.write(tmp_path)
+    composed, decomposed = "Gr\u00f6\u00dfe.wav", "Gro\u0308\u00dfe.wav"
+    (tmp_path / "audio_train" / "curated00.wav").rename(tmp_path / "audio_train" / decomposed)
+    table = clips.tables["curated"].replace("curated00.wav", composed)
+    table.to_csv(tmp_path / "train_curated.csv", index=False)
+    curated = dataset.load(tmp_path)["curated"]
+    assert curated.fnames[0] == composed
+    assert curated.files[0].name == decomposed
+
+
 def test_test_labels_of_some_clips_only_are_not_used(clips, tmp_path):
     clips.write(tmp_path)
     clips.tables["test"][1:].to_csv(tmp_path / "test_post_competition.csv", index=False)
@@ -130,6 +152,34 @@ class TestFaults:
     def test_no_dataset(self, tmp_path):
         assert not dataset.is_present(tmp_path)
         self.fail(tmp_path, str(tmp_path), "train_curated.csv", "README.md")
+
+    def test_anything_in_the_folder_is_taken_for_a_dataset(self, tmp_path):
+        for name in ("README.md", ".gitkeep"):
+            (tmp_path / name).write_text("")
+        assert not dataset.is_present(tmp_path)
+        (tmp_path / "freesound-audio-tagging-2019.zip").write_bytes(b"PK")
+        assert dataset.is_present(tmp_path)
+
+    def test_clips_that_are_curated_and_noisy(self, root):
+        curated = pd.read_csv(root / "train_curated.csv", dtype=str)
+        self.edit(root, "train_noisy.csv", lambda t: pd.concat([t, curated[4:6]]))
+        self.fail(root, "train_noisy.csv: 2 clips that are in the curated", "row 8: curated04.wav")
+
+    def test_a_sample_submission_with_an_index(self, root):
+        table = pd.read_csv(root / "sample_submission.csv", dtype=str)
+        table.to_csv(root / "sample_submission.csv")
+        self.fail(root, "sample_submission.csv: column 1 has no name", "index=False")
+
+    def test_a_class_with_the_name_of_a_column(self, root):
+        (root / "sample_submission.csv").unlink()
+        self.edit(root, "train_noisy.csv", lambda t: t.assign(labels="fname"))
+        self.fail(root, "a class of the labels is called 'fname'")
+
+    def test_names_that_no_table_can_hold(self, root):
+        for name in ("sample_submission.csv", "test_post_competition.csv"):
+            (root / name).unlink()
+        (root / "audio_test" / os.fsdecode(b"gr\xf6\xdfe.wav")).write_bytes(b"")
+        self.fail(root, "1 file names that are not UTF-8", r"'gr\udcf6\udcdfe.wav'")
 
     def test_unknown_labels_name_row_and_nearest(self, root):
         self.edit(root, "train_curated.csv", lambda t: t.replace("Bark", "Brak"))
