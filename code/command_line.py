@@ -17,8 +17,9 @@ import config
 import dataset
 import demo_data
 import environment  # noqa: F401
+import gpus
 from errors import InputError, PipelineError
-from outputs import OutputFolder
+from outputs import OutputFolder, lock
 from run import Run
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -49,6 +50,8 @@ def prepare(args: argparse.Namespace) -> Run:
     # In the table's order, however they were named: the same experiments are the same ensemble.
     chosen = args.experiments or config.PROFILES[profile].experiments
     configs = config.experiments(profile, [name for name in config.EXPERIMENTS if name in chosen])
+    sources = config.experiments(profile, [chosen.pretrained_by for chosen in configs])
+    _require_one_front_end([*configs, *sources])
     n_folds = configs[0].n_folds
     for fold in args.folds or ():
         if not 0 <= fold < n_folds:
@@ -63,6 +66,18 @@ def prepare(args: argparse.Namespace) -> Run:
     return Run(
         dataset.load(root), outputs, profile, configs, folds, args.skip_unreadable, args.force
     )
+
+
+def _require_one_front_end(configs: list[config.Config]) -> None:
+    """One output folder holds one clip store, with log-mels of one kind."""
+    for name in config.PREPROCESSING_SETTINGS:
+        values = {getattr(chosen, name): chosen.name for chosen in configs}
+        if len(values) > 1:
+            found = ", ".join(f"{value} in {chosen}" for value, chosen in values.items())
+            raise InputError(
+                f"experiments differ in {name} ({found}): give each an --output and a "
+                "pretraining (pretrained_by) of its own"
+            )
 
 
 def names(text: str) -> list[str]:
@@ -93,7 +108,9 @@ def _parser(description: str) -> argparse.ArgumentParser:
         help="leave out training clips that cannot be decoded",
     )
     parser.add_argument(
-        "--force", action="store_true", help="make results again that are there already"
+        "--force",
+        action="store_true",
+        help="make results again that are there already, and those half made from their start",
     )
     return parser
 
@@ -130,10 +147,13 @@ def stage(main: Callable[[Run], None]) -> Callable[[], None]:
 
     @functools.wraps(main)
     def run_stage() -> None:
-        with errors_in_one_line("the same command goes on from here"):
-            args = _parser(sys.modules[main.__module__].__doc__).parse_args()
-            with locked(OutputFolder(args.output)):
-                main(prepare(args))
+        args = _parser(sys.modules[main.__module__].__doc__).parse_args()
+        without = " without --force" if args.force else ""
+        with (
+            errors_in_one_line(f"the same command{without} goes on from here"),
+            locked(OutputFolder(args.output)),
+        ):
+            main(prepare(args))
 
     return run_stage
 
@@ -146,13 +166,19 @@ def errors_in_one_line(then: str) -> Iterator[None]:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    if hasattr(sys.stdout, "reconfigure"):  # in a log, too, each line is there when it is printed
+        sys.stdout.reconfigure(line_buffering=True)
     try:
         yield
+        sys.stdout.flush()
     except PipelineError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         print(f"\nstopped; {then}", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(f"stopped: nobody reads the output any more; {then}")
     except OSError as error:
         if error.errno not in MENDABLE and "No space left" not in str(error):
             raise
@@ -177,7 +203,12 @@ def locked(outputs: OutputFolder) -> Iterator[None]:
         descriptor = int(os.environ.get("RUN_SH_LOCK", file.fileno()))
         os.set_inheritable(descriptor, False)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                print(
+                    f"warning: {outputs.root} is on a disk without locks: start no second run on "
+                    f"it, and use one GPU ({gpus.VISIBLE}=0)",
+                    file=sys.stderr,
+                )
         except BlockingIOError:
             file.seek(0)
             raise PipelineError(

@@ -11,6 +11,8 @@ kaggle/{dataset,kernel}/       what kernel.py makes for upload
 """
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import zlib
@@ -25,6 +27,7 @@ from tqdm import tqdm
 
 BLOCK_BYTES = 1 << 22
 HEAD_BYTES = 128  # a .npy file's header, for any array that is stored here
+NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # of some network disks
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,17 @@ class OutputFolder:
 
     def table(self, name: str) -> Path:
         return self.root / f"{name}.csv"
+
+
+def lock(descriptor: int, operation: int) -> bool:
+    """`fcntl.flock`; False where the file system has no locks, so that nothing is held."""
+    try:
+        fcntl.flock(descriptor, operation)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
+    return True
 
 
 @contextlib.contextmanager

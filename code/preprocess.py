@@ -23,7 +23,8 @@ def write_store(run: Run, split: str) -> None:
     if not run.is_pending(result, source):
         return
     result.unseal()
-    run.views(split).unseal()
+    for config in run.configs:
+        run.views(split, config).unseal()
     progress = result.checkpoint, result.fingerprint(source)
     try:
         with clipstore.Writer(run.outputs.clips(split), settings, *progress) as writer:
@@ -50,7 +51,8 @@ def require_space(run: Run) -> None:
     needed = space.training_bytes(run.configs, run.pretrainings(), len(run.folds)) + space.RESERVE
     needed += sum(space.store_bytes(run.dataset[split].files, config) for split in SPLITS)
     n_scored = len(run.dataset["test"]) + len(run.dataset["curated"])
-    needed += space.views_bytes(n_scored, config)
+    by_kind = {run.views("test", config).record: config for config in run.configs}
+    needed += sum(space.views_bytes(n_scored, config) for config in by_kind.values())
     n_tables = len(run.configs) * (len(run.folds) + 2)
     needed += space.SCORE_BYTES * n_tables * n_scored * len(run.dataset.classes)
     space.require(run.outputs.root, needed - run.outputs.size())

@@ -4,6 +4,7 @@ import command_line
 import gpus
 import training
 from config import Config
+from errors import InputError
 from models import require_backend
 from run import Run
 
@@ -13,9 +14,14 @@ def main(run: Run) -> None:
     require_backend(run.pretrainings())
     run.require_clips("noisy", "curated")
     noisy, _ = run.examples("noisy"), run.examples("curated")
-    if not len(noisy):
+    if not len(run.dataset["noisy"]):
         print("pretrain: no noisy clips, so training will start from random weights")
         return
+    if not len(noisy):
+        raise InputError(
+            "no noisy clip can be read: mend them, or take their table away to train without "
+            "pretraining"
+        )
     pending = [
         config
         for config in run.pretrainings()

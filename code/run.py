@@ -91,8 +91,10 @@ class Run:
             raise InputError(f"{unreadable(store, split)}. {REMEDY}")
         return Examples(store, np.flatnonzero(readable), self.dataset[split].labels)
 
-    def views(self, split: str) -> Result:
-        path = self.outputs.clips(split) / "views.npy"
+    def views(self, split: str, chosen: config.Config) -> Result:
+        """Experiments that start from the same crops share these."""
+        kind = f"{chosen.frontend}-{chosen.crop_samples}"
+        path = self.outputs.clips(split) / f"views-{kind}.npy"
         return Result(f"{split} log-mels", "views", path.with_suffix(".json"), {"views": path})
 
     def views_source(self, split: str, chosen: config.Config) -> dict:
@@ -101,7 +103,7 @@ class Run:
     def with_views(self, examples: Examples, split: str, chosen: config.Config) -> Examples:
         """The same examples with the log-mels that they are scored from."""
         made_from = self.views_source(split, chosen)
-        return views.with_views(examples, chosen, self.views(split), made_from)
+        return views.with_views(examples, chosen, self.views(split, chosen), made_from)
 
     def fold_table(self) -> Result:
         path = self.outputs.folds

@@ -17,6 +17,7 @@ import npy
 from batches import Examples, prefetch, split
 from clipstore import Clips, settings_of
 from config import PREPROCESSING_SETTINGS, Config
+from outputs import lock
 from provenance import Result
 
 N_VIEWS = 3
@@ -31,8 +32,8 @@ def depend_on(config: Config) -> dict:
 
 def with_views(examples: Examples, config: Config, result: Result, source: dict) -> Examples:
     """The same examples with the views of all clips of their store, made if they are not there."""
-    with result.record.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # where several GPUs are at work, one makes them
+    with result.record.with_suffix(".lock").open("w") as file:
+        lock(file.fileno(), fcntl.LOCK_EX)  # where several GPUs are at work, one makes them
         if result.fault(source) is not None:
             result.unseal()
             path, fingerprint = result.files["views"], result.fingerprint(source)

@@ -1,13 +1,20 @@
 """All five stages on a tiny dataset, and what a user sees when something is missing or broken."""
 
+import dataclasses
+import errno
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import command_line
+import config
 import metrics
+import outputs
 
 STAGES = command_line.STAGES
 
@@ -167,6 +174,14 @@ def test_unknown_experiments_and_folds(finished, run_stage, arguments, message):
         run_stage("train", *finished[2], *arguments)
 
 
+def test_experiments_with_other_log_mels_are_refused(finished, run_stage, monkeypatch):
+    other = dataclasses.replace(config.EXPERIMENTS["v1mix"], name="mine", sample_rate=22_050)
+    monkeypatch.setitem(config.EXPERIMENTS, "mine", other)
+    for chosen in ("v1mix,mine", "mine"):  # which would start from the weights of v1mix
+        with pytest.raises(SystemExit, match=r"differ in sample_rate \(.*22050 in mine.*--output"):
+            run_stage("preprocess", *finished[2], "--experiments", chosen)
+
+
 class TestUnreadableTrainingClips:
     @pytest.fixture
     def arguments(self, clips, tmp_path, tiny_profile):
@@ -192,6 +207,13 @@ class TestUnreadableTrainingClips:
         run = command_line.prepare(command_line._parser("").parse_args(options))
         assert list(run.examples("curated").clips) == [0, 1, 2, 3, *range(5, 12)]
         assert list(run.examples("noisy").clips) == [0, 2, 3, 4, 5]
+
+    def test_no_noisy_clip_is_left(self, arguments, run_stage, tmp_path):
+        for path in (tmp_path / "in" / "audio_train").glob("noisy*"):
+            path.write_bytes(b"")
+        run_stage("preprocess", *arguments, "--skip-unreadable")
+        with pytest.raises(SystemExit, match="error: no noisy clip can be read: mend them, or"):
+            run_stage("pretrain", *arguments, "--skip-unreadable")
 
     def test_mended_clips_are_read(self, arguments, run_stage, clips, tmp_path):
         with pytest.raises(SystemExit):
@@ -242,6 +264,56 @@ class TestTooLittle:
             "warning: 3 classes have one curated clip or none, so that folds train or are scored"
         )
         assert message in capsys.readouterr().err
+
+
+class TestEnds:
+    """Of a stage, other than with what it is for."""
+
+    @pytest.fixture
+    def interrupted(self, monkeypatch):
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(command_line, "prepare", interrupt)
+
+    @pytest.mark.parametrize(
+        ("option", "then"),
+        [
+            ((), "stopped; the same command goes on from here"),
+            (("--force",), "stopped; the same command without --force goes on from here"),
+        ],
+    )
+    def test_interrupted(self, interrupted, run_stage, tmp_path, capsys, option, then):
+        with pytest.raises(SystemExit, match="130"):
+            run_stage("train", "--output", tmp_path, *option)
+        assert capsys.readouterr().err.strip() == then
+
+    def test_with_nobody_to_read_what_it_prints(self):
+        program = (
+            "import command_line\n"
+            "with command_line.errors_in_one_line('go on'):\n"
+            "    for _ in range(100_000): print('a line')\n"
+        )
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONPATH": os.path.dirname(command_line.__file__)},
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        os.close(writer)
+        assert done.stderr == "stopped: nobody reads the output any more; go on\n"
+        assert done.returncode == 1
+
+    def test_where_there_are_no_locks(self, monkeypatch, tmp_path, capsys):
+        def no_locks(*_):
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+        monkeypatch.setattr(outputs.fcntl, "flock", no_locks)
+        with command_line.locked(outputs.OutputFolder(tmp_path)):
+            assert "is on a disk without locks: start no second run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--folds=x", "--folds=1.5", "--profile=huge", "--wrong"])
