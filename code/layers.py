@@ -176,7 +176,9 @@ class SharedKernelPooling(keras.layers.Layer):
         # oneDNN and cuDNN know square strides only.
         if self.strides[0] == self.strides[1]:
             return ops.depthwise_conv(inputs, kernel, self.strides, padding="same")
-        outputs = ops.depthwise_conv(inputs, kernel, 1, padding="same")
+        sizes = zip(inputs.shape[1:3], self.pool_size, self.strides, strict=True)
+        padding = ((0, 0), *(same_padding(*size)[1:] for size in sizes), (0, 0))
+        outputs = ops.depthwise_conv(ops.pad(inputs, padding), kernel, 1, padding="valid")
         return outputs[:, :: self.strides[0], :: self.strides[1]]
 
     def compute_output_shape(self, input_shape):

@@ -86,6 +86,8 @@ def naive_pool(x, over, axis, size, stride):
         ("avemax3", [(np.max, 2), (np.mean, 1)]),
         ("avemax4", [(np.max, 1), (np.mean, 2)]),
         ("max", [(np.max, 1), (np.max, 2)]),
+        ("ave", [(np.mean, 1), (np.mean, 2)]),
+        ("conv", [(np.sum, 1), (np.sum, 2)]),
     ],
 )
 def test_pooling_modes(mode, steps, size, stride):
@@ -96,18 +98,9 @@ def test_pooling_modes(mode, steps, size, stride):
             value if isinstance(value, int) else value[axis - 1] for value in (size, stride)
         )
         expected = naive_pool(expected, over, axis, one_size, one_stride)
+        if mode == "conv":  # which starts as an average that counts the padding
+            expected = expected / one_size
     np.testing.assert_allclose(pool(x, mode, (size, stride)), expected, atol=1e-5)
-
-
-def test_square_average_and_learned_pooling_start_alike_away_from_the_edges():
-    x = np.random.default_rng(0).standard_normal((2, 8, 8, 3)).astype(np.float32)
-    average = pool(x, "ave", (2, 2))
-    windows = x.reshape(2, 4, 2, 4, 2, 3).mean(axis=(2, 4))
-    np.testing.assert_allclose(average, windows, atol=1e-5)
-    np.testing.assert_allclose(pool(x, "conv", (2, 2)), windows, atol=1e-5)
-    # Unequal strides take another way to the same result.
-    one_axis = pool(x, "conv", ((1, 3), (1, 2)))
-    np.testing.assert_allclose(one_axis, pool(x, "conv", ((1, 3), (1, 1)))[:, :, ::2], atol=1e-5)
 
 
 def test_no_pooling():
