@@ -5,6 +5,7 @@ import ast
 import dataclasses
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -226,8 +227,8 @@ def main() -> None:
         new.kaggle("dataset").parent.rename(outputs.kaggle("dataset").parent)
     if args.user == NO_NAME:
         print(f"put your name in the place of {NO_NAME} in the metadata, or use --user NAME; then:")
-    print(f"kaggle datasets create -p {outputs.kaggle('dataset')}")
-    print(f"kaggle kernels push -p {outputs.kaggle('kernel')}")
+    print(f"kaggle datasets create -p {shlex.quote(str(outputs.kaggle('dataset')))}")
+    print(f"kaggle kernels push -p {shlex.quote(str(outputs.kaggle('kernel')))}")
 
 
 if __name__ == "__main__":
