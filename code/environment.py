@@ -1,4 +1,4 @@
-"""What TensorFlow reads from the environment when it is first imported.
+"""What Keras and TensorFlow read from the environment when they are first imported.
 
 So whatever starts work imports this before Keras. What the environment says already counts.
 """
@@ -7,6 +7,8 @@ import os
 import platform
 import shutil
 
+# No folder of Keras' own: a `keras.json` in it with "channels_first" would make other networks.
+os.environ.setdefault("KERAS_HOME", os.devnull)
 # Errors, not advice; and without NVIDIA's driver not the one that it is missing.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if shutil.which("nvidia-smi") else "3")
 if platform.machine().lower() in ("x86_64", "amd64"):

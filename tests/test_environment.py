@@ -1,4 +1,4 @@
-"""TensorFlow's settings stand before it is imported, wherever work starts."""
+"""Keras' and TensorFlow's settings stand before they are imported, wherever work starts."""
 
 import os
 import platform
@@ -52,6 +52,12 @@ def test_onednn_is_on_before_tensorflow_is_imported(entry):
 
 def test_what_the_user_says_counts():
     assert on_import("train", TF_ENABLE_ONEDNN_OPTS="0") == "0"
+
+
+def test_no_folder_of_keras_is_made_or_read(tmp_path):
+    made = "import environment, keras; print(keras.config.image_data_format())"
+    assert stderr_of(made, HOME=str(tmp_path), KERAS_BACKEND="tensorflow") == ""
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there may be a GPU to speak of")
