@@ -34,7 +34,7 @@ Options:
   --experiments A,B    only these experiments, by name, such as v1mix,max3exam
   --folds 0,3          only these of the ten folds
   --skip-unreadable    leave out training clips that cannot be decoded, instead of stopping
-  --force              make results again that are there already; otherwise the same command
+  --force              make results again that are there already; without it the same command
                        goes on where it was interrupted, and makes only what differs
   --no-venv            use the Python at hand (Colab, Kaggle): install only packages that are
                        missing there, replace none

@@ -1,7 +1,8 @@
 """Every setting: one `Config` per experiment, the experiments, and the profiles that override them.
 
-Nothing else in the project holds a tunable number. The defaults below are the published ones; a
-profile is a table of overrides applied to every experiment and chooses no other code path.
+Nothing else in the project holds a number to be tuned; what makes a layer or a feature the
+published one stands where it is made. The defaults below are the published ones; a profile is a
+table of overrides applied to every experiment and chooses no other code path.
 """
 
 from dataclasses import dataclass, fields, replace

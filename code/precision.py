@@ -1,6 +1,7 @@
 """The numbers that networks are computed in: half as wide where the hardware multiplies those.
 
-Weights, log-mels, the recurrent branch, the last dense layer, loss and metrics are float32 always.
+Weights, log-mels as they are computed, the recurrent branch, the last dense layer, loss and metrics
+are float32 always.
 """
 
 import contextlib
