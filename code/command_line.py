@@ -164,27 +164,44 @@ def errors_in_one_line(then: str) -> Iterator[None]:
 
     then : what the user may do after an interruption or a full disk
     """
+    interruptions = []
+
+    def interrupt(number, frame):
+        interruptions.append(number)
+        raise KeyboardInterrupt
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, interrupt)
     if hasattr(sys.stdout, "reconfigure"):  # in a log, too, each line is there when it is printed
         sys.stdout.reconfigure(line_buffering=True)
     try:
         yield
         sys.stdout.flush()
-    except PipelineError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print(f"\nstopped; {then}", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(f"stopped: nobody reads the output any more; {then}")
-    except OSError as error:
-        if error.errno not in MENDABLE and "No space left" not in str(error):
+    except (Exception, KeyboardInterrupt) as error:
+        # joblib makes a RuntimeError of an interruption while it starts processes.
+        if interruptions or isinstance(error, KeyboardInterrupt):
+            print(f"\nstopped; {then}", file=sys.stderr)
+            sys.exit(130)
+        line = _in_one_line(error, then)
+        if line is None:
             raise
+        sys.exit(line)
+
+
+def _in_one_line(error: Exception, then: str) -> str | None:
+    """What to tell the user of an error that the user can mend; None of others."""
+    if isinstance(error, PipelineError):
+        return f"error: {error}"
+    if isinstance(error, BrokenPipeError):  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return f"stopped: nobody reads the output any more; {then}"
+    if isinstance(error, OSError) and (
+        error.errno in MENDABLE or "No space left" in str(error)  # so says HDF5
+    ):
         place = f" ({error.filename})" if error.filename else ""
         reason = error.strerror or "No space left on device"
-        sys.exit(f"error: {reason}{place}; mend that, and {then}")
+        return f"error: {reason}{place}; mend that, and {then}"
+    return None
 
 
 @contextlib.contextmanager
