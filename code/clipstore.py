@@ -13,7 +13,6 @@ A few clips can be held in memory instead (`in_memory`).
 
 import collections
 import io
-import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,13 +81,11 @@ def prepare_all(files: list[ClipFile], settings: dict) -> Iterator[PreparedClip]
     options = {"n_jobs": -1, "return_as": "generator", "batch_size": CLIPS_AT_ONCE}
     # joblib does not wait for the writer: what is faster piles up, until the round is over. The
     # next round is under way by then, so that no core waits for the last clips of this one.
-    under_way = collections.deque()
+    under_way, stage = collections.deque(), processes.this()
     try:
         for first in range(0, len(files), CLIPS_IN_ROUND):
             files_of_round = files[first : first + CLIPS_IN_ROUND]
-            tasks = (
-                joblib.delayed(_prepare_for)(os.getpid(), file, settings) for file in files_of_round
-            )
+            tasks = (joblib.delayed(_prepare_for)(stage, file, settings) for file in files_of_round)
             under_way.append(joblib.Parallel(**options)(tasks))
             if len(under_way) == ROUNDS_AT_ONCE:
                 yield from under_way.popleft()
@@ -99,8 +96,8 @@ def prepare_all(files: list[ClipFile], settings: dict) -> Iterator[PreparedClip]
             prepared.close()
 
 
-def _prepare_for(process: int, clip: ClipFile, settings: dict) -> PreparedClip:
-    processes.end_with(process)
+def _prepare_for(stage: processes.Process, clip: ClipFile, settings: dict) -> PreparedClip:
+    processes.end_with(stage)
     return prepare(clip, settings)
 
 

@@ -53,7 +53,7 @@ def share_out(function: Callable, run, tasks: list) -> None:
             with _seeing(gpu):  # the process is started by its first task
                 context = multiprocessing.get_context("spawn")
                 executor = concurrent.futures.ProcessPoolExecutor(
-                    1, context, processes.end_with, (os.getpid(),)
+                    1, context, processes.end_with, (processes.this(),)
                 )
                 executors.append(executor)
                 futures.append(executor.submit(function, run, tasks[number :: len(gpus)]))

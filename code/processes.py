@@ -6,22 +6,44 @@ next run, or wait for ever to hand over a result, with the memory of a TensorFlo
 
 import functools
 import os
+import socket
 import threading
 import time
 
+Process = tuple[str, int]  # the machine's name, and the number there
+
+
+def this() -> Process:
+    return socket.gethostname(), os.getpid()
+
 
 @functools.cache
-def end_with(parent: int) -> None:
-    """From now on this process ends within a second of `parent`, the id of the one that started it.
+def end_with(process: Process) -> None:
+    """From now on this process ends within a second of `process`, which works through it.
 
-    In a process that another one started, on another machine say, nothing happens; nor on Windows,
-    which does not tell that a parent is gone.
+    If that is on another machine, or did not start this one itself, a cluster sees to it. Windows
+    does not tell that a parent is gone.
     """
-    if os.getppid() == parent:
-        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    machine, number = process
+    if machine != socket.gethostname():
+        return
+    if os.getppid() == number:
+        threading.Thread(target=_watch, args=(number,), daemon=True).start()
+    elif not _lives(number):  # it was killed before this process had begun
+        os._exit(1)
 
 
 def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
+
+
+def _lives(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -3,6 +3,8 @@
 import fcntl
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 import clipstore
 import gpus
+import processes
 
 
 def linger(folder: Path, _=None):
@@ -63,3 +66,20 @@ def test_end_soon_after(work, tmp_path):
     stage.kill()
     stage.join()
     assert within(10, lambda: not any(map(is_held, tmp_path.iterdir())))
+
+
+@pytest.mark.parametrize(
+    ("machine", "living", "ends"),
+    [(processes.this()[0], False, True), (processes.this()[0], True, False), ("a", False, False)],
+)
+def test_end_at_once_where_the_stage_was_killed_before(machine, living, ends):
+    stage = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    if not living:
+        stage.kill()
+        stage.wait()
+    program = f"import processes; processes.end_with({(machine, stage.pid)})"
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(processes.__file__)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment)
+    stage.kill()
+    stage.communicate()
+    assert done.returncode == int(ends)
