@@ -29,7 +29,10 @@ class TrainingState:
     """
 
     def __init__(self, model: keras.Model):
-        model.optimizer.build(model.trainable_variables)
+        # First the one that float16's loss scaling wraps, whose product of momenta it would hide.
+        for optimizer in (getattr(model.optimizer, "inner_optimizer", None), model.optimizer):
+            if optimizer is not None:
+                optimizer.build(model.trainable_variables)
         self._variables = [*model.variables, *model.optimizer.variables]
         self._network = without_optimiser(model)
         self._initial = self._values()

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from conftest import TINY, open_writer
 from errors import PipelineError
 from prediction import Predictor
 from training import Kept
+from training_state import TrainingState
 
 CONFIG = dataclasses.replace(EXPERIMENTS["v1mix"], frontend="logmel", **TINY)
 
@@ -127,6 +129,29 @@ def test_a_loss_that_is_not_finite_ends_training_with_the_remedy(trainer, exampl
     monkeypatch.setattr(trainer.model, "train_on_batch", lambda *_: float("nan"))
     with pytest.raises(PipelineError, match="the loss became nan in epoch 1. Lower learning_rate"):
         fit(trainer, examples, Schedule(1, milestones=(1,), mixup_prob=0))
+
+
+def test_a_wrapped_optimiser_starts_anew_too(tmp_path):
+    """float16 scales the loss: a training must not go on with the moments of the one before."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    nadam = keras.optimizers.Nadam(0.1)
+    model.compile(keras.optimizers.LossScaleOptimizer(nadam), "mse", jit_compile=False)
+    state, x = TrainingState(model), np.eye(3, dtype=np.float32)
+
+    def train(n_steps):
+        for _ in range(n_steps):
+            model.train_on_batch(x, x[:, :2])
+        return np.concatenate([array.ravel() for array in model.get_weights()])
+
+    first = train(5)
+    state.restart()
+    np.testing.assert_array_equal(train(5), first)
+    state.restart()
+    train(2)
+    state.save(tmp_path / "checkpoint", "#source", None, [[0.0]])
+    train(4)
+    state.resume(tmp_path / "checkpoint", "#source")
+    np.testing.assert_array_equal(train(3), first)
 
 
 class TestCheckpoints:
