@@ -87,6 +87,9 @@ def main(run: Run) -> None:
     fnames, truth = [curated.store.fnames[clip] for clip in clips], curated.labels[clips]
     oof = read_predictions(run, "oof", fnames)
     result, source = run.ensemble(), run.ensemble_source()
+    stackers = range(run.configs[0].n_folds)
+    if any(run.stacker(fold).fault(run.stacker_source(fold)) for fold in stackers):
+        result.unseal()  # which tag.py needs them for
     if run.is_pending(result, source):
         result.unseal()
         weights = [config.stack_weight for config in run.configs]
