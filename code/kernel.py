@@ -56,7 +56,7 @@ def pack(ensemble: Trained, folder: Path, clips: ClipStore) -> Trained:
                 network = packed.pack(weights)
                 predictor.set_folded_weights(packed.unpack(network))
                 change = np.abs(predictor.predict_on_batch(inputs) - scores).max()
-                if change >= LARGEST_CHANGE:
+                if not change < LARGEST_CHANGE:  # nor is NaN
                     loss = f"16 would change scores by {change:.1e}"
                     print(f"{config.name} fold {fold} stays in 32 bits: {loss}")
                     network = packed.as_they_are(weights)

@@ -10,6 +10,7 @@ import pandas as pd
 import command_line
 import gpus
 from config import Config
+from errors import PipelineError
 from outputs import read_scores, write_scores
 from prediction import Predictor
 from run import Run
@@ -51,6 +52,11 @@ def predict_folds(run: Run, tasks: list[tuple[Config, int]]) -> None:
         predictor.load_weights(run.fold(config, fold).files["weights"])
         label, fingerprint = f"{config.name} fold {fold}", result.fingerprint(source)
         scores = predictor.predict(viewed, label, result.checkpoint, fingerprint)
+        if not np.isfinite(scores).all():
+            raise PipelineError(
+                f"{label} gives scores that are no numbers: train it again with "
+                "precision='float32' in code/config.py"
+            )
         write_scores(result.files["scores"], test.store.fnames, classes, scores)
         result.seal(source)
 

@@ -153,8 +153,11 @@ class Averages:
             config, fold = self._pending.pop(0)
             try:
                 scores = self._score(config, fold)
+                if scores is not None and not np.isfinite(scores).all():
+                    raise ValueError("it gives scores that are no numbers")
             except Exception as error:  # whatever it is, the other networks can still work
                 print(f"warning: {config.name} fold {fold} is left out: {error!r}", flush=True)
+                self._drop()
                 continue
             if scores is None:
                 print(f"{config.name} fold {fold}: the time is up", flush=True)
