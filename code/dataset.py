@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clip_files import CLIP_FOLDERS, ClipFile, clips_of, locate, places
+from clip_files import CLIP_FOLDERS, ClipFile, clips_of, locate, places, same_name
 from errors import InputError, raise_if
 from tables import TABLES, find, labels_of, multi_hot, read_table
 
@@ -177,13 +177,13 @@ def find_test(root: Path, classes: list[str]) -> tuple[Split, list[str]]:
             if set(table.columns) != {"fname", *classes}:
                 raise InputError(f"{table.attrs['path']}: has {len(table.columns) - 1} others")
             clips = clips_of(folder, "test", skip_damaged=True)
-            if not clips.keys() & set(table["fname"]):
+            if not clips.keys() & set(map(same_name, table["fname"])):
                 raise InputError(f"none of the test clips is in {places(folder, 'test')}")
         except InputError as error:  # another competition's, perhaps
             others.append(str(error))
             continue
         missing = Path(folder, CLIP_FOLDERS["test"][0])
-        files = [clips.get(fname, ClipFile(missing, fname)) for fname in table["fname"]]
+        files = [clips.get(same_name(fname), ClipFile(missing, fname)) for fname in table["fname"]]
         return Split("test", list(table["fname"]), files, labels=None), list(table.columns)
     raise InputError(
         f"no {TABLES['submission'][0]} with the ensemble's {len(classes)} classes and its clips "

@@ -5,7 +5,7 @@ travel, and gives what one GPU would give. One network on all GPUs at once
 (`tf.distribute.MirroredStrategy`) would cut each batch of 32, and batch norm see its own part only.
 """
 
-import concurrent.futures
+import concurrent.futures.process
 import contextlib
 import multiprocessing
 import os
@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 
 import processes
+from errors import PipelineError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -59,13 +60,23 @@ def share_out(function: Callable, run, tasks: list) -> None:
                 futures.append(executor.submit(function, run, tasks[number :: len(gpus)]))
         for future in concurrent.futures.as_completed(futures):
             future.result()
+    except concurrent.futures.process.BrokenProcessPool as error:
+        _end_all()
+        raise PipelineError(
+            "the system killed the process of a GPU, most likely for want of memory: close other "
+            "programs, and the same command goes on from here"
+        ) from error
     except BaseException:
-        for process in multiprocessing.active_children():
-            process.terminate()
+        _end_all()
         raise
     finally:
         for executor in executors:
             executor.shutdown()
+
+
+def _end_all() -> None:
+    for process in multiprocessing.active_children():
+        process.terminate()
 
 
 @contextlib.contextmanager

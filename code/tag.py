@@ -21,7 +21,7 @@ STDIN = "-"
 FILES_AT_ONCE, SECONDS_AT_ONCE = 16, 120  # of clips that are tagged together
 BAR_WIDTH = 30
 SHOWN_PER_WINDOW = 3
-SHORTEST = 0.01  # window and hop, seconds
+SHORTEST, LONGEST = 0.01, 1e6  # window and hop, seconds
 
 
 def __getattr__(name: str):
@@ -52,7 +52,8 @@ def audio_suffixes() -> set[str]:
 
 
 def find_files(names: list[str]) -> list[tuple[str, str]]:
-    """The files that are meant, each with "": a folder stands for all audio files below it.
+    """The files that are meant, each with "": a folder stands for all audio files below it, but
+    for hidden ones.
 
     A folder that cannot be read, or holds none, is there itself, with what is wrong with it.
     """
@@ -63,8 +64,9 @@ def find_files(names: list[str]) -> list[tuple[str, str]]:
             continue
         found, faults = [], []
         for folder, subfolders, inside in os.walk(name, onerror=faults.append):
-            subfolders.sort()
-            paths = (os.path.join(folder, file) for file in sorted(inside))
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            inside = sorted(name for name in inside if not name.startswith("."))
+            paths = (os.path.join(folder, file) for file in inside)
             found += [path for path in paths if Path(path).suffix.lower() in suffixes]
         files += [(path, "") for path in found]
         files += [(fault.filename, f"cannot be opened ({fault.strerror})") for fault in faults]
@@ -193,7 +195,7 @@ def write_csv(path: Path, tagged: list[Tagged], classes: list[str]) -> None:
 def seconds(text: str) -> float:
     """A hundredth of a second at least; argparse calls a faulty value by this function's name."""
     value = float(text)
-    if not SHORTEST <= value < float("inf"):
+    if not SHORTEST <= value <= LONGEST:
         raise ValueError(text)
     return value
 

@@ -210,10 +210,12 @@ class Tagger:
 
 
 def _chosen(what: str, chosen, known: list) -> list:
-    """Those of `known` that were named: one, a list, or None for all."""
+    """Those of `known` that were named: one, several, or None for all."""
     if chosen is None:
         return known
-    chosen = chosen if isinstance(chosen, list | tuple | set) else [chosen]
+    chosen = [chosen] if np.isscalar(chosen) else list(chosen)
+    if not chosen:
+        raise InputError(f"no {what} was named: None stands for all")
     for name in chosen:
         if name not in known:
             there = ", ".join(map(str, known))

@@ -156,7 +156,9 @@ class TestTagger:
         with pytest.raises(Exception, match="no experiment se; it has v1mix, max3exam"):
             Tagger(root / "out", experiments=["se"])
         with pytest.raises(Exception, match="no fold 7; it has 0, 1"):
-            Tagger(root / "out", folds=7)
+            Tagger(root / "out", folds=range(7, 8))
+        with pytest.raises(Exception, match="no fold was named: None stands for all"):
+            Tagger(root / "out", folds=[])
         with pytest.raises(Exception, match=r"no trained ensemble in .*trained.json is not there"):
             Tagger(tmp_path)
         (tmp_path / "trained.json").write_text('{"classes": 3')
