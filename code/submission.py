@@ -121,8 +121,9 @@ class Averages:
     """The scores of each experiment, averaged over the networks that have worked so far.
 
     The first fold of all experiments comes first, then the second, and so on; of one fold, the
-    experiments with the largest weight in the ensemble. Where the networks that are left would take
-    more than the time that is left, the last fold of the experiment with the smallest weight goes.
+    experiments with the largest weight in the ensemble. Before each network it is seen anew which
+    ones fit into the time that is left: where not all do, the last folds of the experiments with
+    the smallest weight wait for the end.
 
     Attributes
     ----------
@@ -148,25 +149,26 @@ class Averages:
 
     def score_next(self) -> bool:
         """Let one more network score all clips. False where none is left, or no time."""
-        self._drop()
-        while self._pending:
-            config, fold = self._pending.pop(0)
+        while tasks := self._that_fit():
+            config, fold = tasks[0]
+            self._pending.remove(tasks[0])
             try:
                 scores = self._score(config, fold)
                 if scores is not None and not np.isfinite(scores).all():
                     raise ValueError("it gives scores that are no numbers")
             except Exception as error:  # whatever it is, the other networks can still work
                 print(f"warning: {config.name} fold {fold} is left out: {error!r}", flush=True)
-                self._drop()
                 continue
             if scores is None:
-                print(f"{config.name} fold {fold}: the time is up", flush=True)
-                self._pending.clear()
-                return False
+                self._pending.insert(0, (config, fold))
+                break
             n = self._done[config.name]
             self.scores[config.name] = (n * self.scores.get(config.name, 0) + scores) / (n + 1)
             self._done[config.name] += 1
             return True
+        if self._pending:
+            names = ", ".join(f"{config.name} fold {fold}" for config, fold in self._pending)
+            print(f"left out, as the time does not suffice: {names}", flush=True)
         return False
 
     def seconds_per_clip(self) -> float:
@@ -182,14 +184,13 @@ class Averages:
         pace = max(seconds / work[name] for name, seconds in self._seconds.items())
         return sum(self._seconds.get(c.name, pace * work[c.name]) for c, _ in tasks)
 
-    def _drop(self) -> None:
-        left = self._deadline - time.monotonic()
-        while self._pending and (needed := self._estimate(self._pending)) > left:
-            lightest = min(config.stack_weight for config, _ in self._pending)
-            dropped = [task for task in self._pending if task[0].stack_weight == lightest][-1]
-            self._pending.remove(dropped)
-            reason = f"{needed:.0f} s of work for {left:.0f} s" if left > 0 else "the time is up"
-            print(f"{dropped[0].name} fold {dropped[1]} is left out: {reason}", flush=True)
+    def _that_fit(self) -> list[tuple[Config, int]]:
+        """The networks that have not worked yet, less those for which the time does not suffice."""
+        tasks, left = list(self._pending), self._deadline - time.monotonic()
+        while tasks and self._estimate(tasks) > left:
+            lightest = min(config.stack_weight for config, _ in tasks)
+            tasks.remove([task for task in tasks if task[0].stack_weight == lightest][-1])
+        return tasks
 
     def _score(self, config: Config, fold: int) -> np.ndarray | None:
         """Scores of all clips: float32 (clips, classes); None if the time does not suffice.
@@ -200,16 +201,18 @@ class Averages:
             self._predictors[config.name] = Predictor(config, len(self._members.classes))
         predictor = self._predictors[config.name]
         self._members.load(predictor, fold)
-        clips, parts = self._views_for(config), []
-        began = time.monotonic()
+        clips, parts, n_timed = self._views_for(config), [], 0
         for positions in split(np.arange(len(clips)), CLIPS_AT_ONCE):
             if parts and self._is_late():
                 break
+            if len(parts) < 2:  # the first part takes longer, as the network is traced
+                began, n_timed = time.monotonic(), 0
             part = dataclasses.replace(clips, clips=clips.clips[positions])
             parts.append(predictor.predict(part, f"{config.name} fold {fold}"))
+            n_timed += len(positions)
         scores = np.concatenate(parts)
         n_left = len(self._store) - len(scores)
-        self._seconds[config.name] = (time.monotonic() - began) * len(self._store) / len(scores)
+        self._seconds[config.name] = (time.monotonic() - began) * len(self._store) / n_timed
         if not n_left:
             return scores
         if self.scores:
