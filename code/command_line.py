@@ -193,7 +193,7 @@ def _in_one_line(error: Exception, then: str) -> str | None:
     if isinstance(error, PipelineError):
         return f"error: {error}"
     if isinstance(error, BrokenPipeError):  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return f"stopped: nobody reads the output any more; {then}"
     if isinstance(error, OSError) and (
         error.errno in MENDABLE or "No space left" in str(error)  # so says HDF5
@@ -202,6 +202,11 @@ def _in_one_line(error: Exception, then: str) -> str | None:
         reason = error.strerror or "No space left on device"
         return f"error: {reason}{place}; mend that, and {then}"
     return None
+
+
+def discard_output() -> None:
+    """Print no more: nobody reads standard output, and what is still to be flushed would fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

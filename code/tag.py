@@ -249,11 +249,16 @@ def main() -> int:
             done.append(tagged)
             if tagged.error:
                 print(f"error: {tagged.name}: {tagged.error}", file=sys.stderr)
-            if args.json:
-                row = json.dumps(as_json(tagger, tagged, args.top))
-                print(("[" if len(done) == 1 else ",\n ") + row, end="", flush=True)
-            elif not tagged.error:
-                print(as_text(tagger, tagged, args.top), flush=True)
+            try:
+                if args.json:
+                    row = json.dumps(as_json(tagger, tagged, args.top))
+                    print(("[" if len(done) == 1 else ",\n ") + row, end="", flush=True)
+                elif not tagged.error:
+                    print(as_text(tagger, tagged, args.top), flush=True)
+            except BrokenPipeError:  # as of `tag.py ... | head`: the table is still to be whole
+                if not args.csv:
+                    raise
+                command_line.discard_output()
         if args.json:
             print("]")
     finally:
@@ -288,6 +293,6 @@ if __name__ == "__main__":
         try:
             status = main()
         except BrokenPipeError:  # as of `tag.py ... | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            command_line.discard_output()
             status = 0
         sys.exit(status)

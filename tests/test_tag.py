@@ -278,6 +278,20 @@ class TestCommandLine:
         assert len(table(tmp_path / "target.csv")) == 1
         assert (tmp_path / "link.csv").is_symlink()
 
+    @pytest.mark.parametrize("options", [(), ("--json",)])
+    def test_the_table_is_whole_where_nobody_reads_what_is_printed(self, root, tmp_path, options):
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        clips = [clip(root, number) for number in (0, 1, 4)]
+        command = [sys.executable, tag.__file__, *clips, "--csv", tmp_path / "o.csv", *options]
+        done = subprocess.run(
+            [*command, "--output", root / "out"], stdout=write_end, stderr=subprocess.PIPE
+        )
+        os.close(write_end)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count(b"\n") == 1  # how long it took to start
+        assert table(tmp_path / "o.csv").index.tolist() == [str(one) for one in clips]
+
     @pytest.mark.parametrize("options", [("--top", "0"), ("--top", "-1"), ("--window", "1e-9")])
     def test_numbers_that_make_no_sense_are_refused(self, run_tag, options, capsys):
         with pytest.raises(SystemExit):
