@@ -241,7 +241,24 @@ INSTALLED
     if [ -n "$kapre" ]; then pip_install "$1" --no-deps "$kapre"; fi
 }
 
+# `sh run.sh test` in a second window may come while the first one installs. Where the disk has no
+# locks, it does not wait. The lock is on this file, as descriptor 8, until that is closed.
+wait_for_other_installations() {
+    exec 8<"$here/run.sh"
+    for python in "$here/.venv/bin/python" "${PYTHON-python3}"; do
+        if "$python" -c '
+import fcntl
+try:
+    fcntl.flock(8, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    print("Waiting for an installation that another run.sh has begun", flush=True)
+    fcntl.flock(8, fcntl.LOCK_EX)
+' 2>/dev/null; then return; fi
+    done
+}
+
 set_up() { # set_up [test]
+    wait_for_other_installations
     version=
     select_environment
     if [ "$use_venv" = no ]; then
@@ -254,6 +271,7 @@ set_up() { # set_up [test]
                 'pytest, hypothesis and ruff (15 MB to download)'
         fi
     fi
+    exec 8<&-
 }
 
 # ---- What to do ------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ The stand-in for Python is a shell script that notes what it is asked to do. A p
 it, so nothing of the machine's own Python or GPU is seen.
 """
 
+import fcntl
 import os
 import shutil
 import signal
@@ -43,6 +44,7 @@ case $1 in
             *version_info*) echo "${{VERSION-3.11}}" ;;
             *"import venv"*) case ${{LACKS-}} in *venv*) exit 1 ;; esac ;;
             *"import pip"*) case ${{LACKS-}} in *pip*) exit 1 ;; esac ;;
+            *"import fcntl"*) exec '{sys.executable}' -c "$2" ;;
         esac
         ;;
     -) exec '{sys.executable}' "$@" ;;
@@ -336,6 +338,30 @@ def test_first_run_says_what_it_installs_and_the_second_installs_nothing(project
     assert f"-r {project.root}/requirements.txt" in project.logged("pip install")[0]
     assert project.run().stdout == ""
     assert project.logged("pip") == project.logged("venv") == []
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_of_two_first_runs_one_waits_until_the_other_has_installed(project, shell):
+    project.shell = shell
+    project.log.write_text("")
+    with (project.root / "run.sh").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as a run that installs
+        second = subprocess.Popen(
+            project.command(), env=project.environment(), stdout=subprocess.PIPE, text=True
+        )
+        assert second.stdout.readline().startswith("Waiting for an installation")
+        time.sleep(0.2)
+        assert project.logged() == []
+    assert second.wait(timeout=10) == 0
+    assert [line.split(".")[0] for line in project.logged(".py")] == list(STAGES)
+
+
+def test_stages_do_not_hold_the_lock_of_installations(installed):
+    python = installed.root / ".venv/bin/python"
+    python.write_text(FAKE_PYTHON.replace("stage=", "(: <&8) 2>/dev/null && exit 9; stage="))
+    with (installed.root / "run.sh").open() as lock:
+        assert installed.run("predict").returncode == 0
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_changed_pins_are_installed(installed):
