@@ -1,13 +1,14 @@
 """Several GPUs: each gets a share in a process of its own. Processes are real, GPUs are not."""
 
 import os
+import signal
 import subprocess
 import time
 
 import pytest
 
 import gpus
-from errors import InputError
+from errors import InputError, PipelineError
 
 ORDER = list("abcde")
 
@@ -20,6 +21,13 @@ def note(folder, tasks):
 def fail_on_the_second(folder, tasks):
     if tasks[0] == "b":
         raise InputError("no such clip")
+    (folder / "pid").write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def die_on_the_second(folder, tasks):
+    if tasks[0] == "b":
+        os.kill(os.getpid(), signal.SIGKILL)
     (folder / "pid").write_text(str(os.getpid()))
     time.sleep(60)
 
@@ -48,10 +56,17 @@ def test_no_more_processes_than_tasks(tmp_path, monkeypatch):
     gpus.share_out(note, tmp_path / "nowhere", [])
 
 
-def test_an_error_of_one_ends_the_others(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("function", "error", "message"),
+    [
+        (fail_on_the_second, InputError, "no such clip"),
+        (die_on_the_second, PipelineError, "the system killed the process of a GPU"),
+    ],
+)
+def test_an_error_of_one_ends_the_others(tmp_path, monkeypatch, function, error, message):
     monkeypatch.setenv(gpus.VISIBLE, "0,1")
-    with pytest.raises(InputError, match="no such clip"):
-        gpus.share_out(fail_on_the_second, tmp_path, ORDER)
+    with pytest.raises(error, match=message):
+        gpus.share_out(function, tmp_path, ORDER)
     deadline = time.monotonic() + 10
     while (tmp_path / "pid").exists() and time.monotonic() < deadline:
         try:

@@ -9,6 +9,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+import unicodedata
 import warnings
 
 import hypothesis.extra.numpy as arrays_of
@@ -384,6 +386,26 @@ def test_every_stacker_counts():
     np.testing.assert_allclose(alone[0], (np.tanh(x - 1.6) + 1) / 2, atol=1e-5)
 
 
+def test_stackers_of_several_threads_do_not_mix():
+    inputs = np.ones((1000, 3, 2), np.float32)
+    weights = [[[np.full((3, 2, 1), value), np.eye(3)]] for value in (0.2, 0.8)]
+    expected = [stacker.predict(inputs, one) for one in weights]
+    mixed = []
+
+    def work(number):
+        for _ in range(50):
+            scores = stacker.predict(inputs, weights[number])
+            mixed.append(not np.array_equal(scores, expected[number]))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(mixed) == 100
+    assert not any(mixed)
+
+
 @pytest.mark.parametrize("stackers", [None, b"", b"no archive"])
 def test_what_is_damaged_costs_itself_only(
     made, ensemble, finished_run, tmp_path, capsys, stackers
@@ -431,6 +453,15 @@ class TestFindingTheCompetition:
         split, columns = dataset.find_test(made[0] / "mounts", list(self.CLASSES[::-1]))
         assert split.fnames[0] == "test00.wav"
         assert columns == ["fname", *self.CLASSES]
+
+    def test_composed_and_decomposed_names_are_the_same(self, tmp_path):
+        composed, decomposed = (unicodedata.normalize(form, "é.wav") for form in ("NFC", "NFD"))
+        (tmp_path / "sample_submission.csv").write_text(f"fname,a,b\n{composed},0,0\n")
+        (tmp_path / "test").mkdir()
+        (tmp_path / "test" / decomposed).touch()
+        split, _ = dataset.find_test(tmp_path, ["a", "b"])
+        assert split.fnames == [composed]
+        split.files[0].open().close()
 
     def test_what_is_missing_is_named(self, made, tmp_path):
         with pytest.raises(InputError, match=r"no sample_submission.csv with .* 2 classes"):

@@ -16,6 +16,7 @@ import command_line
 import config
 import metrics
 import outputs
+import predict
 
 STAGES = command_line.STAGES
 
@@ -159,6 +160,19 @@ def test_one_experiment_and_one_fold_go_through_prediction_and_stacking(
         match=r"run predict again: predictions of v1mix|run predict again: predictions of max3exam",
     ):
         run_stage("ensemble", *arguments)
+    run_stage("predict", *arguments)
+    run_stage("ensemble", *arguments)
+
+
+def test_scores_that_are_no_numbers_reach_no_table(finished, run_stage, monkeypatch):
+    _, _, arguments, _ = finished
+    one = (*arguments, "--experiments", "v1mix", "--folds", "0")
+    with monkeypatch.context() as patch:
+        patch.setattr(predict.Predictor, "predict", lambda *_: np.full((8, 3), np.nan))
+        with pytest.raises(SystemExit, match="v1mix fold 0 gives scores that are no numbers"):
+            run_stage("predict", *one, "--force")
+    with pytest.raises(SystemExit, match="run predict"):
+        run_stage("ensemble", *one)
     run_stage("predict", *arguments)
     run_stage("ensemble", *arguments)
 
