@@ -21,6 +21,14 @@ LARGEST = 1e4  # of float files; full scale is 1
 NOT_DECODED = (sf.SoundFileError, OSError, RuntimeError, ValueError, TypeError)
 
 
+class _Forward(sf.SoundFile):
+    """Read from start to end: soundfile would seek after each block, and fail at the end of a FLAC
+    file whose header promises more, or (streamed) does not know the length."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 def read_clip(file: str | BinaryIO, sample_rate: int) -> np.ndarray:
     """Decode any format, rate and channel count that soundfile reads.
 
@@ -44,14 +52,14 @@ def read_clip(file: str | BinaryIO, sample_rate: int) -> np.ndarray:
         If the file cannot be decoded or holds no samples. The message does not name the file.
     """
     try:
-        with sf.SoundFile(file) as sound:
+        with _Forward(file) as sound:
             if not LOWEST_RATE <= sound.samplerate <= HIGHEST_RATE:
                 raise ValueError(f"its rate is said to be {sound.samplerate} Hz")
             # The same samples as with float32, in a fifth of the decoder's time.
             dtype = "int16" if sound.subtype == "PCM_16" else "float32"
-            blocks = []
+            blocks, size = [], max(1, min(sound.frames, BLOCK_SAMPLES))
             # Not `sound.blocks`: beyond the end of a truncated MP3 it repeats what it read before.
-            while len(block := sound.read(BLOCK_SAMPLES, dtype=dtype, always_2d=True)):
+            while len(block := sound.read(size, dtype=dtype, always_2d=True)):
                 blocks.append(_mono(block))
             rate = sound.samplerate
     except NOT_DECODED as error:

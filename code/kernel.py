@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import os
 import re
@@ -9,7 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -208,16 +209,23 @@ def open_clips(outputs: OutputFolder) -> ClipStore:
     return ClipStore(folder)
 
 
+@contextlib.contextmanager
+def _made_anew(folder: Path) -> Iterator[Path]:
+    """An empty folder for this block; one that a killed process left is removed."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def main() -> None:
     args = _parser().parse_args()
     require_pins(args.wheels)
     outputs = OutputFolder(args.output)
     ensemble = trained.read(outputs.root)
-    with (
-        command_line.locked(outputs),
-        tempfile.TemporaryDirectory(dir=outputs.root, prefix=".part-") as made,
-    ):
-        new = OutputFolder(Path(made))
+    with command_line.locked(outputs), _made_anew(outputs.root / ".part-kernel") as made:
+        new = OutputFolder(made)
         clips = open_clips(outputs)
         write_dataset(new.kaggle("dataset"), ensemble, clips, args.user)
         add_wheels(new.kaggle("dataset"), args.wheels)
@@ -227,8 +235,10 @@ def main() -> None:
         new.kaggle("dataset").parent.rename(outputs.kaggle("dataset").parent)
     if args.user == NO_NAME:
         print(f"put your name in the place of {NO_NAME} in the metadata, or use --user NAME; then:")
-    print(f"kaggle datasets create -p {shlex.quote(str(outputs.kaggle('dataset')))}")
-    print(f"kaggle kernels push -p {shlex.quote(str(outputs.kaggle('kernel')))}")
+    dataset, kernel = (shlex.quote(str(outputs.kaggle(part))) for part in ("dataset", "kernel"))
+    print(f"kaggle datasets create -p {dataset}")
+    print(f"  (the next time: kaggle datasets version -p {dataset} -m 'trained again')")
+    print(f"kaggle kernels push -p {kernel}")
 
 
 if __name__ == "__main__":

@@ -61,9 +61,11 @@ class OutputFolder:
         """`part` is "dataset" or "kernel"."""
         return self.root / "kaggle" / part
 
-    def size(self) -> int:
-        """Bytes of clips, models, predictions and stackers that are there."""
-        folders = (self.root / name for name in ("clips", "models", "predictions", "stacker"))
+    def size(self, experiments: list[str]) -> int:
+        """Bytes of the clips, and of these experiments' models and predictions, that are there."""
+        parts = ("models", "predictions")
+        folders = {self.root / part / name for part in parts for name in experiments}
+        folders.add(self.root / "clips")
         return sum(path.stat().st_size for folder in folders for path in folder.rglob("*"))
 
     @property

@@ -9,6 +9,7 @@ import pandas as pd
 import checkpoints
 import clipstore
 import command_line
+import gpus
 import space
 from dataset import SPLITS, assign_folds
 from errors import SHOWN, InputError, PipelineError
@@ -55,11 +56,14 @@ def require_space(run: Run) -> None:
     needed += sum(space.views_bytes(n_scored, config) for config in by_kind.values())
     n_tables = len(run.configs) * (len(run.folds) + 2)
     needed += space.SCORE_BYTES * n_tables * n_scored * len(run.dataset.classes)
-    space.require(run.outputs.root, needed - run.outputs.size())
+    there = run.outputs.size([config.name for config in (*run.configs, *run.pretrainings())])
+    space.require(run.outputs.root, needed - there)
 
 
 def report_memory(run: Run) -> None:
-    """Warn where training would take more memory than the machine has."""
+    """Warn where training, without a GPU, would take more memory than the machine has."""
+    if gpus.visible():
+        return
     largest = max(run.configs, key=space.training_memory)
     needed, present = space.training_memory(largest), space.memory_of_machine()
     if needed > present:

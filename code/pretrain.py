@@ -13,7 +13,7 @@ from run import Run
 def main(run: Run) -> None:
     require_backend(run.pretrainings())
     run.require_clips("noisy", "curated")
-    noisy, _ = run.examples("noisy"), run.examples("curated")
+    noisy, curated = run.examples("noisy"), run.examples("curated")
     if not len(run.dataset["noisy"]):
         print("pretrain: no noisy clips, so training will start from random weights")
         return
@@ -22,6 +22,8 @@ def main(run: Run) -> None:
             "no noisy clip can be read: mend them, or take their table away to train without "
             "pretraining"
         )
+    if not len(curated):
+        raise InputError("no curated clip can be read: mend them, as there is nothing to train on")
     pending = [
         config
         for config in run.pretrainings()

@@ -38,16 +38,15 @@ class Run:
 
     def is_pending(self, result: Result, source: dict) -> bool:
         """Has this result to be made? Says so where it is done already, or was made differently."""
-        if self.force:  # from the start, not from where an earlier run stopped
-            result.checkpoint.unlink(missing_ok=True)
-            why = "as --force says"
-        else:
-            why = result.fault(source)
+        why = "as --force says" if self.force else result.fault(source)
         if why is None:
             print(f"{result.name}: done already")
             return False
         if result.is_there():
             print(f"{result.name}: made again, {why}")
+        if self.force:  # from the start; after an interruption, what is left of it is not done
+            result.checkpoint.unlink(missing_ok=True)
+            result.unseal()
         return True
 
     # --- clips and folds --------------------------------------------------------------------------

@@ -16,11 +16,13 @@ from features import N_FEATURES
 from views import N_VIEWS
 
 SAMPLED_CLIPS = 32
+LONGEST = 1e6  # seconds; headers that say more lie, as those of FLAC files that were streamed
 RESERVE = 50_000_000  # histories and what else is small
 SCORE_BYTES = 12  # one score in a CSV file
-# Memory of training on a CPU in float32, as measured: TensorFlow, the weights so many times, then
-# per clip its waveform and spectrum, and each feature map so many times. Where maps are made again,
-# they are kept about once, and some clips more are at work.
+# Memory of training on a CPU in float32, as measured: BASE_MEMORY is TensorFlow's; there are
+# COPIES_OF_WEIGHTS of these; each clip takes CLIP_MEMORY for waveform and spectrum, and COPIES of
+# its feature maps. Where maps are made again (`recompute`), it is COPIES_MADE_AGAIN instead, and
+# CLIPS_AT_WORK more clips.
 BASE_MEMORY, COPIES_OF_WEIGHTS = 1.0e9, 10
 CLIP_MEMORY = 6e6
 COPIES, MORE_COPIES_WITH_SQUEEZE_EXCITE = 3.2, 0.7
@@ -56,9 +58,10 @@ def views_bytes(n_clips: int, config: Config) -> float:
 def _seconds(file: ClipFile) -> float:
     try:
         with file.open() as stream:
-            return sf.info(stream).duration
+            seconds = sf.info(stream).duration
     except (UnreadableClip, *audio.NOT_DECODED):
         return 0.0
+    return seconds if seconds < LONGEST else 0.0
 
 
 def weights_bytes(config: Config) -> float:
@@ -98,7 +101,7 @@ def training_memory(config: Config) -> float:
 def multiply_adds(config: Config) -> float:
     """Multiplications of one crop's convolutions: what the time of a network goes by."""
     sizes = (3, 5, 7) if config.stem == "msc" else (3,)
-    n_frames, n_mels, before = config.crop_frames, config.n_mels, config.stem_filters
+    n_frames, n_mels, before = config.crop_frames, config.n_mels, config.stem_channels
     work = n_frames * n_mels * before * sum(size**2 for size in sizes) / len(sizes)
     for filters in config.scaled_block_filters:
         work += n_frames * n_mels * filters * (9 * (before + filters) + config.cat * 2 * filters)

@@ -173,7 +173,8 @@ def require_writable(path: Path, clips: list[str]) -> None:
     ------
     InputError
     """
-    if path.suffix.lower() in audio_suffixes() or str(path) in clips:
+    is_clip = any(os.path.exists(clip) and path.samefile(clip) for clip in clips * path.exists())
+    if path.suffix.lower() in audio_suffixes() or is_clip:
         raise InputError(f"--csv {path} would overwrite a clip: name the table first")
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise InputError(f"--csv {path} cannot be written")

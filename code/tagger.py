@@ -62,12 +62,13 @@ class Tagger:
         self._trained = trained.read(Path(folder))
         self.classes = self._trained.classes
         names = [config.name for config in self._trained.configs]
-        experiments = _chosen("experiment", experiments, names)
+        chosen = _chosen("experiment", experiments, names)
+        self._stacks = experiments is None or len(chosen) > 1
         self._folds = _chosen("fold", folds, self._trained.folds)
         self._configs = [
             dataclasses.replace(config, precision=precision or config.precision)
             for config in self._trained.configs
-            if config.name in experiments
+            if config.name in chosen
         ]
         self._settings = clipstore.settings_of(self._configs[0])
         self.sample_rate = self._settings["sample_rate"]
@@ -168,7 +169,7 @@ class Tagger:
     def _range(self) -> tuple[np.ndarray, np.ndarray]:
         """The scores (classes,) of a class that all networks give 0, and of one they give 1."""
         n = len(self.classes)
-        if len(self._configs) == 1:
+        if not self._stacks:
             return np.zeros(n), np.ones(n)
         names = [config.name for config in self._configs]
         nothing = self._trained.stack(dict.fromkeys(names, np.zeros((1, n))))[0]
@@ -204,9 +205,9 @@ class Tagger:
                     predictor.set_folded_weights(self._weights[config.name, fold])
                     scores += predictor.predict_on_batch(inputs) / len(self._folds)
                 by_experiment[config.name] = scores
-            if len(by_experiment) == 1:
-                return by_experiment.popitem()[1]
-            return self._trained.stack(by_experiment)
+            if self._stacks:
+                return self._trained.stack(by_experiment)
+            return by_experiment.popitem()[1]
 
 
 def _chosen(what: str, chosen, known: list) -> list:

@@ -8,6 +8,7 @@ import numpy as np
 
 import checkpoints
 from outputs import written_whole
+from provenance import fingerprint
 
 HDF5_BYTES = 1_000_000  # of a weight file, beside the weights
 
@@ -36,6 +37,8 @@ class TrainingState:
         self._variables = [*model.variables, *model.optimizer.variables]
         self._network = without_optimiser(model)
         self._initial = self._values()
+        # Loss scaling has variables of its own: precision="auto" may have them on one machine only.
+        self._layout = fingerprint([value.shape for value in self._initial])
 
     def restart(self) -> None:
         """Back to where the model was when this object was made."""
@@ -60,7 +63,7 @@ class TrainingState:
         if kept:
             arrays |= {f"kept{i}": value for i, value in enumerate(kept.weights)}
             arrays |= {"kept": np.array([kept.epoch, kept.lrap]), "scores": kept.scores}
-        checkpoints.save(path, source, arrays)
+        checkpoints.save(path, source + self._layout, arrays)
 
     def resume(self, path: Path | None, source: str) -> tuple[Kept | None, list[list]]:
         """Back to the saved state, if there is one of this source, else to the initial one.
@@ -69,7 +72,7 @@ class TrainingState:
         -------
         The best epoch so far, and the rows of the epochs that are done: None and [] at the start.
         """
-        saved = checkpoints.load(path, source) if path else None
+        saved = checkpoints.load(path, source + self._layout) if path else None
         if saved is None:
             self.restart()
             return None, []

@@ -45,6 +45,16 @@ def lying_wav(n_bytes):
     return bytes(content)
 
 
+def lying_flac(n_samples):
+    """A header that says so many samples; 0 is what programs write that do not know it yet."""
+    stream = io.BytesIO()
+    sf.write(stream, sf.read(io.BytesIO(wav()))[0], RATE, format="FLAC")
+    content = bytearray(stream.getvalue())
+    content[21] = content[21] & 0xF0 | n_samples >> 32  # 36 bits of the stream's description
+    content[22:26] = struct.pack(">I", n_samples & 0xFFFFFFFF)
+    return bytes(content)
+
+
 HALF_FLOAT = np.where(np.arange(4410) % 2, np.nan, 0.25).astype("<f4")
 
 
@@ -89,6 +99,14 @@ class TestClips:
         clip = self.prepare(tmp_path, lying_wav(n_bytes))
         assert clip.fault == ""
         assert len(clip.samples) == 4410
+
+    @pytest.mark.parametrize("n_samples", [0, 4411, 2**36 - 1])
+    def test_a_flac_header_that_lies_about_the_length(self, tmp_path, n_samples):
+        clip = self.prepare(tmp_path, lying_flac(n_samples), "clip.flac")
+        assert clip.fault == ""
+        np.testing.assert_array_equal(clip.samples, self.prepare(tmp_path, wav()).samples)
+        needed = space.store_bytes([ClipFile(tmp_path, "clip.flac")], Config())
+        assert needed < 1e5
 
     @pytest.mark.parametrize(
         ("subtype", "rate", "channels"),

@@ -122,6 +122,7 @@ class TestFolders:
 
     def test_the_commands_name_them(self, made):
         assert "kaggle datasets create -p " in made[1]
+        assert "kaggle datasets version -p " in made[1]
         assert "kaggle kernels push -p " in made[1]
         assert "MB (Kaggle takes" in made[1]
 
@@ -175,6 +176,12 @@ class TestFolders:
         monkeypatch.setattr(kernel, limit, 10)
         with pytest.raises(PipelineError, match="more than Kaggle takes"):
             kernel.check_sizes(*folders)
+
+    def test_what_a_killed_process_left_goes(self, finished_run):
+        left = finished_run[0] / "out" / ".part-kernel" / "kaggle"
+        left.mkdir(parents=True)
+        run_kernel(finished_run[0] / "out")
+        assert not left.parent.exists()
 
     def test_the_former_folders_stay_where_the_new_are_refused(self, finished_run, monkeypatch):
         kaggle = finished_run[0] / "out" / "kaggle"

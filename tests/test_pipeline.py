@@ -230,6 +230,13 @@ class TestUnreadableTrainingClips:
         with pytest.raises(SystemExit, match="error: no noisy clip can be read: mend them, or"):
             run_stage("pretrain", *arguments, "--skip-unreadable")
 
+    def test_no_curated_clip_is_left(self, arguments, run_stage, tmp_path):
+        for path in (tmp_path / "in" / "audio_train").glob("curated*"):
+            path.write_bytes(b"")
+        run_stage("preprocess", *arguments, "--skip-unreadable")
+        with pytest.raises(SystemExit, match="error: no curated clip can be read: mend them"):
+            run_stage("pretrain", *arguments, "--skip-unreadable")
+
     def test_mended_clips_are_read(self, arguments, run_stage, clips, tmp_path):
         with pytest.raises(SystemExit):
             run_stage("preprocess", *arguments)

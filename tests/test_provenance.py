@@ -12,6 +12,7 @@ import pytest
 
 import command_line
 import config
+import predict
 import provenance
 from conftest import TINY
 from errors import MissingResult
@@ -200,6 +201,19 @@ def test_force_makes_again(finished):
     assert made(said) == {"clips", "folds"}
     for what in ("ensemble", "stacker fold 0"):
         assert f"{what}: made again, as --force says" in said
+
+
+def test_what_an_interrupted_force_left_is_made_without_it(finished, monkeypatch):
+    _, run = finished
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predict.Predictor, "predict", interrupted)
+        with pytest.raises(SystemExit):
+            run("predict", options=["--force"])
+    assert "done already" not in run("predict")
 
 
 @pytest.mark.parametrize(

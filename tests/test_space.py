@@ -2,10 +2,12 @@
 
 import dataclasses
 import errno
+import math
 import os
 import subprocess
 import sys
 
+import keras
 import pandas as pd
 import pytest
 from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -25,6 +27,18 @@ def test_size_of_weights_is_estimated_well(name):
     chosen = config.EXPERIMENTS[name]
     actual = 4 * models.build_tagger(chosen, 80).count_params()
     assert space.weights_bytes(chosen) == pytest.approx(actual, rel=0.1)
+
+
+@pytest.mark.parametrize("name", config.EXPERIMENTS)
+def test_work_of_a_network_is_estimated_well(name):
+    """Each convolution's kernel is multiplied at each of its output's positions."""
+    chosen = config.EXPERIMENTS[name]
+    actual = sum(
+        math.prod((*layer.kernel.shape, *layer.output.shape[1:3]))
+        for layer in models.build_tagger(chosen, 80).layers
+        if isinstance(layer, keras.layers.Conv2D)
+    )
+    assert space.multiply_adds(chosen) == pytest.approx(actual, rel=0.05)
 
 
 def test_size_of_a_store_is_estimated_well(clips, tmp_path):

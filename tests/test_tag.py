@@ -84,6 +84,21 @@ class TestTagger:
         expected = table(root / "out" / "models" / "v1mix" / "fold1.test.csv").to_numpy()[0]
         np.testing.assert_allclose(one.scores([waveform(root, 0)], RATE)[0], expected, **CLOSE)
 
+    def test_an_ensemble_of_one_is_stacked_too(self, finished_run, run_stage, tmp_path):
+        folder, _, arguments, _ = finished_run
+        shutil.copytree(folder / "out", tmp_path / "out")
+        options = ("--output", tmp_path / "out", "--experiments", "max3exam")
+        run_stage("ensemble", *arguments, *options)
+        submission = table(tmp_path / "out" / "submission.csv").to_numpy()
+        alone = table(tmp_path / "out" / "predictions" / "max3exam" / "test.csv").to_numpy()
+        assert np.abs(submission[0] - alone[0]).max() > 0.1
+        one = Tagger(tmp_path / "out")
+        np.testing.assert_allclose(
+            one.scores([waveform(folder, 0)], RATE)[0], submission[0], **CLOSE
+        )
+        one = Tagger(tmp_path / "out", experiments="max3exam")
+        np.testing.assert_allclose(one.scores([waveform(folder, 0)], RATE)[0], alone[0], **CLOSE)
+
     def test_tags_are_all_classes_the_best_first(self, tagger, root):
         tags = tagger.tag(waveform(root, 0), RATE)
         assert isinstance(tags, dict)
@@ -263,12 +278,16 @@ class TestCommandLine:
         assert len(of_long) == 1 + len(windows)
         assert of_long.iloc[0, :2].tolist() == [0, pytest.approx(len(joined) / RATE, abs=1e-3)]
 
-    def test_the_table_overwrites_no_clip_and_follows_links(self, run_tag, root, tmp_path):
+    def test_the_table_overwrites_no_clip_and_follows_links(
+        self, run_tag, root, tmp_path, monkeypatch
+    ):
         shutil.copy(clip(root, 0), tmp_path / "a.wav")
         shutil.copy(clip(root, 0), tmp_path / "a clip")
-        for name in ("a.wav", "a clip"):
-            with pytest.raises(InputError, match="would overwrite a clip"):
-                run_tag(tmp_path / "a clip", "--csv", tmp_path / name)
+        monkeypatch.chdir(tmp_path)
+        for name in ("a.wav", "a clip", "./a clip", "../" + tmp_path.name + "/a clip"):
+            for named in ("a clip", "./a clip", tmp_path / "a clip"):
+                with pytest.raises(InputError, match="would overwrite a clip"):
+                    run_tag(named, "--csv", name)
         for name in (".", "none/b.csv"):
             with pytest.raises(InputError, match="cannot be written"):
                 run_tag(tmp_path / "a.wav", "--csv", tmp_path / name)

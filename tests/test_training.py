@@ -200,6 +200,19 @@ class TestCheckpoints:
         assert "going on" not in capsys.readouterr().out
         assert len(history) == 1
 
+    def test_that_of_an_optimiser_with_other_variables_is_not_continued(self, tmp_path):
+        """precision="auto" may mean float16, which scales the loss, on one machine only."""
+        states = []
+        for scaled in (False, True):
+            model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+            nadam = keras.optimizers.Nadam()
+            model.compile(keras.optimizers.LossScaleOptimizer(nadam) if scaled else nadam, "mse")
+            states.append(TrainingState(model))
+        for one, other in (states, states[::-1]):
+            one.save(tmp_path / "checkpoint", "#a", None, [[0.5]])
+            assert one.resume(tmp_path / "checkpoint", "#a") == (None, [[0.5]])
+            assert other.resume(tmp_path / "checkpoint", "#a") == (None, [])
+
     @pytest.mark.parametrize("damage", ["truncated", "flipped"])
     def test_a_damaged_checkpoint_is_named_and_not_used(
         self, trainer, examples, tmp_path, capsys, damage
