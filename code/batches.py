@@ -5,7 +5,7 @@ before a short one, whose left padding is then the window's start with its sign 
 """
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -93,11 +93,12 @@ def training_batches(
     labels : float32 (batch, classes), smoothed
     """
     store, labels = examples.store, examples.labels
-    sizes, crop = _extent(store, config)
+    cut, sizes, length = crops_of(store, config)
     order = rng.permutation(examples.clips)
     for batch in split(order, config.batch_size):
-        starts = [random_start(sizes[clip], crop, rng) for clip in batch]
-        sound = _sound(store, batch, starts, config)
+        sound = np.stack(
+            [cut(clip, random_start(sizes[clip], length, rng), length) for clip in batch]
+        )
         y = smooth_labels(labels[batch], config.label_smoothing)
         if epoch < schedule.milestones[0] and rng.random() < schedule.mixup_prob:
             sound, y = mixup(sound, y, config, rng)
@@ -119,18 +120,18 @@ def split(items: np.ndarray, size: int) -> list[np.ndarray]:
     return [items[first : first + size] for first in range(0, len(items), size)]
 
 
-def _extent(store: Clips, config: Config) -> tuple[np.ndarray, int]:
-    """Size of each clip, and of a crop: in frames for log-mels, in samples for waveforms."""
+def crops_of(store: Clips, config: Config) -> tuple[Callable, np.ndarray, int]:
+    """What crops are of: log-mels, counted in frames, or waveforms, counted in samples.
+
+    Returns
+    -------
+    cut : (clip, start, length) -> decibels (length, n_mels), or samples (length,)
+    sizes : int (clips,), of all clips of the store
+    length : int, of a crop
+    """
     if config.frontend == "logmel":
-        return store.n_frames, config.crop_frames
-    return store.n_samples, config.crop_samples
-
-
-def _sound(store, clips, starts, config: Config) -> np.ndarray:
-    """(batch, samples) waveforms, or (batch, frames, n_mels) decibels."""
-    cut = store.decibels if config.frontend == "logmel" else store.waveform
-    length = _extent(store, config)[1]
-    return np.stack([cut(clip, start, length) for clip, start in zip(clips, starts, strict=True)])
+        return store.decibels, store.n_frames, config.crop_frames
+    return store.waveform, store.n_samples, config.crop_samples
 
 
 def _inputs(store, clips, sound, config: Config) -> dict[str, np.ndarray]:

@@ -221,7 +221,7 @@ def locked(outputs: OutputFolder) -> Iterator[None]:
         If another run holds it.
     """
     outputs.root.mkdir(parents=True, exist_ok=True)
-    with outputs.lock.open("a+") as file:
+    with outputs.lock_file.open("a+") as file:
         descriptor = int(os.environ.get("RUN_SH_LOCK", file.fileno()))
         os.set_inheritable(descriptor, False)
         try:

@@ -30,7 +30,6 @@ class Split:
     where unknown; usage : "Public" or "Private" per clip, None where unknown.
     """
 
-    name: str
     fnames: list[str]
     files: list[ClipFile]
     labels: np.ndarray | None
@@ -44,7 +43,6 @@ class Split:
 class Dataset:
     """classes : in the order of the networks' outputs; the splits by name, empty ones included."""
 
-    root: Path
     classes: list[str]
     splits: dict[str, Split]
 
@@ -95,7 +93,6 @@ def load(root: Path) -> Dataset:
 
     splits = {
         name: Split(
-            name,
             list(tables[name]["fname"]),
             locate(root, name, tables[name]),
             multi_hot(tables[name], classes, source),
@@ -110,7 +107,7 @@ def load(root: Path) -> Dataset:
         raise InputError(f"a class of {source} is called 'fname', like the column of file names")
     if len(classes) < 2:
         raise InputError(f"{source} has one class only, {classes[0]!r}: there is nothing to rank")
-    return Dataset(root, classes, splits)
+    return Dataset(classes, splits)
 
 
 def _require_apart(table: pd.DataFrame, curated: Split, noisy: Split) -> None:
@@ -132,14 +129,14 @@ def _test_split(root, table, submission, classes, source) -> Split:
         fnames = sorted(fname for fname in clips if not fname.startswith("."))  # .DS_Store
         odd = [repr(fname) for fname in fnames if not _is_text(fname)]
         raise_if(odd, places(root, "test"), "file names that are not UTF-8: rename them")
-        return Split("test", fnames, [clips[fname] for fname in fnames], labels=None)
+        return Split(fnames, [clips[fname] for fname in fnames], labels=None)
     fnames, files = list(listed["fname"]), locate(root, "test", listed)
     order = pd.Index(table["fname"]).get_indexer(fnames)
     if (order < 0).any():  # the labels of some clips only cannot score a submission
-        return Split("test", fnames, files, labels=None)
+        return Split(fnames, files, labels=None)
     labels = multi_hot(table, classes, source)[order]
     usage = table["usage"].to_numpy(str)[order] if "usage" in table else None
-    return Split("test", fnames, files, labels, usage)
+    return Split(fnames, files, labels, usage)
 
 
 def _is_text(fname: str) -> bool:
@@ -175,7 +172,7 @@ def find_test(root: Path, classes: list[str]) -> tuple[Split, list[str]]:
         try:
             table = read_table(folder, "submission", columns=("fname",))
             if set(table.columns) != {"fname", *classes}:
-                raise InputError(f"{table.attrs['path']}: has {len(table.columns) - 1} others")
+                raise InputError(f"{table.attrs['path']}: has other classes than the ensemble")
             clips = clips_of(folder, "test", skip_damaged=True)
             if not clips.keys() & set(map(same_name, table["fname"])):
                 raise InputError(f"none of the test clips is in {places(folder, 'test')}")
@@ -184,7 +181,7 @@ def find_test(root: Path, classes: list[str]) -> tuple[Split, list[str]]:
             continue
         missing = Path(folder, CLIP_FOLDERS["test"][0])
         files = [clips.get(same_name(fname), ClipFile(missing, fname)) for fname in table["fname"]]
-        return Split("test", list(table["fname"]), files, labels=None), list(table.columns)
+        return Split(list(table["fname"]), files, labels=None), list(table.columns)
     raise InputError(
         f"no {TABLES['submission'][0]} with the ensemble's {len(classes)} classes and its clips "
         f"below {root}{''.join(f'; {other}' for other in others)}"
@@ -229,13 +226,12 @@ def assign_folds(labels: np.ndarray, n_folds: int = 10, seed: int = 66666) -> np
             f"{len(labels)} curated clips cannot fill {n_folds} folds: take --profile small, or "
             "lower n_folds in code/config.py"
         )
-    # Here, not above: where clips are only tagged, these packages may be missing.
+    # Here, not above: where clips are only tagged, it may be missing.
     from iterstrat.ml_stratifiers import IterativeStratification
-    from sklearn.utils import check_random_state
 
     # MultilabelStratifiedKFold refuses a random state without shuffling; this is its core.
     return IterativeStratification(
         labels=labels.astype(bool),
         r=np.full(n_folds, 1 / n_folds),
-        random_state=check_random_state(seed),
+        random_state=np.random.RandomState(seed),
     ).astype(int)

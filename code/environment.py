@@ -9,7 +9,7 @@ import shutil
 
 # No folder of Keras' own: a `keras.json` in it with "channels_first" would make other networks.
 os.environ.setdefault("KERAS_HOME", os.devnull)
-# Errors, not advice; and without NVIDIA's driver not the one that it is missing.
+# Errors, not advice. Where there is no NVIDIA driver, TensorFlow calls that an error: hide it too.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if shutil.which("nvidia-smi") else "3")
 if platform.machine().lower() in ("x86_64", "amd64"):
     # oneDNN's convolutions, which TensorFlow takes by itself only on processors with instructions

@@ -53,9 +53,9 @@ def pack(ensemble: Trained, folder: Path, clips: ClipStore) -> Trained:
             inputs = compared(clips, predictor)
             for fold in ensemble.folds:
                 ensemble.load(predictor, fold)
-                weights, scores = predictor.folded_weights(), predictor.predict_on_batch(inputs)
+                weights, scores = predictor.merged_weights(), predictor.predict_on_batch(inputs)
                 network = packed.pack(weights)
-                predictor.set_folded_weights(packed.unpack(network))
+                predictor.set_merged_weights(packed.unpack(network))
                 change = np.abs(predictor.predict_on_batch(inputs) - scores).max()
                 if not change < LARGEST_CHANGE:  # nor is NaN
                     loss = f"16 would change scores by {change:.1e}"

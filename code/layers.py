@@ -1,4 +1,4 @@
-"""The Keras layers and constraints that the networks need and Keras does not have."""
+"""The layers, and an initializer, that the networks need and Keras does not have."""
 
 import math
 

@@ -95,14 +95,14 @@ def front_end(config: Config):
     from time_frequency import Melspectrogram
 
     audio = keras.Input((config.crop_samples,), name="audio")
-    front_end = Melspectrogram(
+    to_decibels = Melspectrogram(
         n_dft=config.n_dft,
         n_hop=config.n_hop,
         sr=config.sample_rate,
         n_mels=config.n_mels,
         name="melspectrogram",
     )
-    return audio, front_end(audio)
+    return audio, to_decibels(audio)
 
 
 def _stem(x, config: Config):

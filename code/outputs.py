@@ -69,7 +69,7 @@ class OutputFolder:
         return sum(path.stat().st_size for folder in folders for path in folder.rglob("*"))
 
     @property
-    def lock(self) -> Path:
+    def lock_file(self) -> Path:
         return self.root / ".lock"
 
     @property

@@ -21,7 +21,7 @@ class Predictor:
     """The network of an experiment as it is used for scores only.
 
     The same scores as the mean over three calls of `models.build_tagger`'s network, in less time:
-    it starts from log-mels, batch norm is folded into the convolutions, all views of a clip go
+    it starts from log-mels, batch norm is merged into the convolutions, all views of a clip go
     through in one batch, and its recurrent branch, which sees the whole clip, runs once.
 
     Parameters
@@ -33,27 +33,27 @@ class Predictor:
     def __init__(self, config: Config, n_classes: int):
         self.config = config
         self._network = build_tagger(dataclasses.replace(config, frontend="logmel"), n_classes)
-        self._folded = _without_batch_norm(self._network)
-        self._of_views = _of_views(self._folded)
-        self._fold()
+        self._merged = _without_batch_norm(self._network)
+        self._of_views = _of_views(self._merged)
+        self._merge()
 
     def load_weights(self, path: Path) -> None:
         """Take over weights that training wrote."""
         self._network.load_weights(path)
-        self._fold()
+        self._merge()
 
     def set_weights(self, weights: list[np.ndarray]) -> None:
         """Take over the weights of a network of `models.build_tagger`, of whatever front end."""
         self._network.set_weights(weights)
-        self._fold()
+        self._merge()
 
-    def folded_weights(self) -> list[np.ndarray]:
+    def merged_weights(self) -> list[np.ndarray]:
         """The weights that scores are computed with: batch norm is in those of the convolutions."""
-        return self._folded.get_weights()
+        return self._merged.get_weights()
 
-    def set_folded_weights(self, weights: list[np.ndarray]) -> None:
-        """Take over what `folded_weights` gave."""
-        self._folded.set_weights(weights)
+    def set_merged_weights(self, weights: list[np.ndarray]) -> None:
+        """Take over what `merged_weights` gave."""
+        self._merged.set_weights(weights)
 
     def predict_on_batch(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         """`views` (batch, 3, frames, n_mels), `length`, `global_feat` -> (batch, n_classes)."""
@@ -85,12 +85,12 @@ class Predictor:
                     saved_at = time.monotonic()
         return scores
 
-    def _fold(self) -> None:
-        """Give the folded network the scale and offset that batch norm would apply."""
+    def _merge(self) -> None:
+        """Give the merged network the scale and offset that batch norm would apply."""
         convolutions = _normed_convolutions(self._network)
-        folded = {name for names in convolutions.values() for name in names}
-        for layer in self._folded.layers:
-            if layer.weights and layer.name not in folded:
+        normed = {name for names in convolutions.values() for name in names}
+        for layer in self._merged.layers:
+            if layer.weights and layer.name not in normed:
                 layer.set_weights(self._network.get_layer(layer.name).get_weights())
         for norm, names in convolutions.items():
             norm = self._network.get_layer(norm)
@@ -100,7 +100,7 @@ class Predictor:
                 kernel, *bias = self._network.get_layer(name).get_weights()
                 part = slice(first, first + kernel.shape[-1])
                 offset = beta[part] + (sum(bias) - mean[part]) * scale[part]
-                self._folded.get_layer(name).set_weights([kernel * scale[part], offset])
+                self._merged.get_layer(name).set_weights([kernel * scale[part], offset])
                 first = part.stop
 
 

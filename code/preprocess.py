@@ -12,7 +12,7 @@ import command_line
 import gpus
 import space
 from dataset import SPLITS, assign_folds
-from errors import SHOWN, InputError, PipelineError
+from errors import InputError, PipelineError, first_few
 from outputs import written_whole
 from run import REMEDY, Run, unreadable
 
@@ -98,15 +98,10 @@ def report_unreadable(run: Run) -> None:
     failures = []
     for split in SPLITS:
         store = clipstore.ClipStore(run.outputs.clips(split))
-        named = [fname for fname, fault in zip(store.fnames, store.faults, strict=True) if fault]
-        if not named:
+        if not any(store.faults):
             continue
         if split == "test":
-            print(
-                f"warning: {len(named)} test clips cannot be read and will be predicted as "
-                f"silence: {', '.join(named[:SHOWN])}{' ...' * (len(named) > SHOWN)}",
-                file=sys.stderr,
-            )
+            print(f"warning: predicted as silence: {unreadable(store, split)}", file=sys.stderr)
         elif run.skip_unreadable:
             print(f"warning: left out {unreadable(store, split)}", file=sys.stderr)
         else:
@@ -119,11 +114,9 @@ def report_rare_classes(run: Run) -> None:
     """Warn of classes that some fold has to do without."""
     rare = np.flatnonzero(run.dataset["curated"].labels.sum(axis=0) < 2)
     if len(rare):
-        named = ", ".join(run.dataset.classes[i] for i in rare[:SHOWN])
-        more = " ..." * (len(rare) > SHOWN)
         print(
             f"warning: {len(rare)} classes have one curated clip or none, so that folds train or "
-            f"are scored without: {named}{more}",
+            f"are scored without: {first_few([run.dataset.classes[i] for i in rare])}",
             file=sys.stderr,
         )
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-import config
 import dataset
 import views
 from batches import Examples
 from clipstore import RECORD, STORE_FILES, ClipStore, settings_of
+from config import STACKING_SETTINGS, TRAINING_SETTINGS, Config, Schedule, experiments
 from errors import InputError, first_few
 from outputs import OutputFolder
 from provenance import Result, fingerprint
@@ -31,7 +31,7 @@ class Run:
     dataset: dataset.Dataset
     outputs: OutputFolder
     profile: str
-    configs: list[config.Config]
+    configs: list[Config]
     folds: list[int]
     skip_unreadable: bool = False
     force: bool = False
@@ -90,19 +90,19 @@ class Run:
             raise InputError(f"{unreadable(store, split)}. {REMEDY}")
         return Examples(store, np.flatnonzero(readable), self.dataset[split].labels)
 
-    def views(self, split: str, chosen: config.Config) -> Result:
+    def views(self, split: str, config: Config) -> Result:
         """Experiments that start from the same crops share these."""
-        kind = f"{chosen.frontend}-{chosen.crop_samples}"
+        kind = f"{config.frontend}-{config.crop_samples}"
         path = self.outputs.clips(split) / f"views-{kind}.npy"
         return Result(f"{split} log-mels", "views", path.with_suffix(".json"), {"views": path})
 
-    def views_source(self, split: str, chosen: config.Config) -> dict:
-        return {"clips": self.store(split).content(), "settings": views.depend_on(chosen)}
+    def views_source(self, split: str, config: Config) -> dict:
+        return {"clips": self.store(split).content(), "settings": views.depend_on(config)}
 
-    def with_views(self, examples: Examples, split: str, chosen: config.Config) -> Examples:
+    def with_views(self, examples: Examples, split: str, config: Config) -> Examples:
         """The same examples with the log-mels that they are scored from."""
-        made_from = self.views_source(split, chosen)
-        return views.with_views(examples, chosen, self.views(split, chosen), made_from)
+        made_from = self.views_source(split, config)
+        return views.with_views(examples, config, self.views(split, config), made_from)
 
     def fold_table(self) -> Result:
         path = self.outputs.folds
@@ -123,22 +123,22 @@ class Run:
 
     # --- trained networks -------------------------------------------------------------------------
 
-    def pretrainings(self) -> list[config.Config]:
+    def pretrainings(self) -> list[Config]:
         """The experiments whose pretraining the chosen ones start from, each once."""
-        names = dict.fromkeys(chosen.pretrained_by for chosen in self.configs)
-        return config.experiments(self.profile, list(names))
+        names = dict.fromkeys(config.pretrained_by for config in self.configs)
+        return experiments(self.profile, list(names))
 
-    def pretrained(self, chosen: config.Config) -> Result:
-        return self._training(chosen, "pretrained", "pretrain")
+    def pretrained(self, config: Config) -> Result:
+        return self._training(config, "pretrained", "pretrain")
 
-    def pretrained_source(self, chosen: config.Config) -> dict:
+    def pretrained_source(self, config: Config) -> dict:
         return {
-            **self._training_source(chosen, chosen.pretraining),
+            **self._training_source(config, config.pretraining),
             "noisy clips": self.store("noisy").content(),
             "noisy labels": fingerprint(self.dataset["noisy"].labels.tobytes()),
         }
 
-    def starting_point(self, chosen: config.Config) -> Result | None:
+    def starting_point(self, config: Config) -> Result | None:
         """The pretraining of an experiment; None where there is no noisy set to pretrain on.
 
         Raises
@@ -148,37 +148,40 @@ class Run:
         """
         if not len(self.dataset["noisy"]):
             return None
-        (source,) = config.experiments(self.profile, [chosen.pretrained_by])
-        result = self.pretrained(source)
-        result.require(self.pretrained_source(source))
+        pretrained_by = self._pretrained_by(config)
+        result = self.pretrained(pretrained_by)
+        result.require(self.pretrained_source(pretrained_by))
         return result
 
-    def fold(self, chosen: config.Config, fold: int) -> Result:
-        return self._training(chosen, f"fold{fold}", "train")
+    def _pretrained_by(self, config: Config) -> Config:
+        (source,) = experiments(self.profile, [config.pretrained_by])
+        return source
 
-    def fold_source(self, chosen: config.Config, fold: int) -> dict:
+    def fold(self, config: Config, fold: int) -> Result:
+        return self._training(config, f"fold{fold}", "train")
+
+    def fold_source(self, config: Config, fold: int) -> dict:
         start = None
         if len(self.dataset["noisy"]):
-            (source,) = config.experiments(self.profile, [chosen.pretrained_by])
-            start = self.pretrained(source).content("weights")
+            start = self.pretrained(self._pretrained_by(config)).content("weights")
         return {
-            **self._training_source(chosen, chosen.training),
+            **self._training_source(config, config.training),
             "fold table": self.fold_table().content(),
             "fold": fold,
             "pretrained weights": start,
         }
 
-    def _training(self, chosen: config.Config, part: str, made_by: str) -> Result:
+    def _training(self, config: Config, part: str, made_by: str) -> Result:
         kinds = {"weights": "weights.h5", "history": "history.csv", "scores": "scores.csv"}
-        files = {what: self.outputs.model(chosen.name, part, kind) for what, kind in kinds.items()}
-        name = f"weights for {chosen.name} {part.replace('fold', 'fold ')}"
-        return Result(name, made_by, self.outputs.model(chosen.name, part, "json"), files)
+        files = {what: self.outputs.model(config.name, part, kind) for what, kind in kinds.items()}
+        name = f"weights for {config.name} {part.replace('fold', 'fold ')}"
+        return Result(name, made_by, self.outputs.model(config.name, part, "json"), files)
 
-    def _training_source(self, chosen: config.Config, schedule: config.Schedule) -> dict:
+    def _training_source(self, config: Config, schedule: Schedule) -> dict:
         settings = {
             key: value
-            for key, value in dataclasses.asdict(chosen).items()
-            if key in config.TRAINING_SETTINGS
+            for key, value in dataclasses.asdict(config).items()
+            if key in TRAINING_SETTINGS
         }
         return {
             "settings": {**settings, "schedule": dataclasses.asdict(schedule)},
@@ -189,26 +192,26 @@ class Run:
 
     # --- predictions ------------------------------------------------------------------------------
 
-    def fold_test_scores(self, chosen: config.Config, fold: int) -> Result:
-        path = self.outputs.model(chosen.name, f"fold{fold}", "test.csv")
-        name = f"test scores of {chosen.name} fold {fold}"
+    def fold_test_scores(self, config: Config, fold: int) -> Result:
+        path = self.outputs.model(config.name, f"fold{fold}", "test.csv")
+        name = f"test scores of {config.name} fold {fold}"
         return Result(name, "predict", path.with_suffix(".json"), {"scores": path})
 
-    def fold_test_scores_source(self, chosen: config.Config, fold: int) -> dict:
+    def fold_test_scores_source(self, config: Config, fold: int) -> dict:
         return {
-            "weights": self.fold(chosen, fold).content("weights"),
+            "weights": self.fold(config, fold).content("weights"),
             "test clips": self.store("test").content(),
         }
 
-    def predictions(self, chosen: config.Config) -> Result:
+    def predictions(self, config: Config) -> Result:
         parts = ("oof", "test") if len(self.dataset["test"]) else ("oof",)
-        files = {part: self.outputs.predictions(chosen.name, part) for part in parts}
+        files = {part: self.outputs.predictions(config.name, part) for part in parts}
         record = files["oof"].with_name("predictions.json")
-        return Result(f"predictions of {chosen.name}", "predict", record, files)
+        return Result(f"predictions of {config.name}", "predict", record, files)
 
-    def predictions_source(self, chosen: config.Config) -> dict:
+    def predictions_source(self, config: Config) -> dict:
         source = {
-            f"fold {fold}": self.fold(chosen, fold).content("weights", "scores")
+            f"fold {fold}": self.fold(config, fold).content("weights", "scores")
             for fold in self.folds
         }
         if len(self.dataset["test"]):
@@ -224,13 +227,13 @@ class Run:
         return Result(f"stacker fold {fold}", "ensemble", self.outputs.stacker(fold, "json"), files)
 
     def stacker_source(self, fold: int) -> dict:
-        scores = {chosen.name: self.predictions(chosen).content("oof") for chosen in self.configs}
+        scores = {config.name: self.predictions(config).content("oof") for config in self.configs}
         return {"out-of-fold scores": scores, "fold": fold, **self._stacking_source()}
 
     def _stacking_source(self) -> dict:
         return {
-            "weights": {chosen.name: chosen.stack_weight for chosen in self.configs},
-            "settings": {key: getattr(self.configs[0], key) for key in config.STACKING_SETTINGS},
+            "weights": {config.name: config.stack_weight for config in self.configs},
+            "settings": {key: getattr(self.configs[0], key) for key in STACKING_SETTINGS},
             "labels": fingerprint(self.dataset["curated"].labels.tobytes()),
         }
 
@@ -242,7 +245,7 @@ class Run:
         return Result("ensemble", "ensemble", record, files)
 
     def ensemble_source(self) -> dict:
-        scores = {chosen.name: self.predictions(chosen).content() for chosen in self.configs}
+        scores = {config.name: self.predictions(config).content() for config in self.configs}
         source, test = {"predictions": scores, **self._stacking_source()}, self.dataset["test"]
         if test.labels is not None:
             usage = "" if test.usage is None else "".join(test.usage)

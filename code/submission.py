@@ -46,6 +46,7 @@ def make(
     path : Path
         The submission to write.
     minutes : float
+        The budget, counted from `started`; the last 5 % of it are kept for stacking.
     started : float, optional
         `time.monotonic()` when the budget began; now, if not given.
 

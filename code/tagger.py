@@ -78,7 +78,7 @@ class Tagger:
             predictor = self._predictors[config.name] = Predictor(config, len(self.classes))
             for fold in self._folds:
                 self._trained.load(predictor, fold)
-                self._weights[config.name, fold] = predictor.folded_weights()
+                self._weights[config.name, fold] = predictor.merged_weights()
         self._lowest, self._highest = self._range()
 
     def tag(
@@ -202,7 +202,7 @@ class Tagger:
                     inputs = inputs_of(clips, numbers, views.of_clips(clips, numbers, config))
                 predictor, scores = self._predictors[config.name], 0.0
                 for fold in self._folds:
-                    predictor.set_folded_weights(self._weights[config.name, fold])
+                    predictor.set_merged_weights(self._weights[config.name, fold])
                     scores += predictor.predict_on_batch(inputs) / len(self._folds)
                 by_experiment[config.name] = scores
             if self._stacks:

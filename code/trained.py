@@ -39,6 +39,11 @@ class Trained:
     n_stackers: int
     checksums: dict[str, list]
 
+    @property
+    def is_packed(self) -> bool:
+        """Did kernel.py write it? Else it is the output folder of a run."""
+        return not self.checksums
+
     def load(self, predictor: Predictor, fold: int) -> None:
         """Give the predictor of an experiment the weights of one fold.
 
@@ -48,12 +53,12 @@ class Trained:
             If they are not there, or not those that the stackers were trained for.
         """
         name = predictor.config.name
-        if self.checksums:
+        if not self.is_packed:
             path = OutputFolder(self.folder).model(name, f"fold{fold}", "weights.h5")
             self._require(path)
             predictor.load_weights(path)
         else:
-            predictor.set_folded_weights(self._packed(name, fold))
+            predictor.set_merged_weights(self._packed(name, fold))
 
     def stack(self, scores: dict[str, np.ndarray]) -> np.ndarray:
         """The stackers' scores from those of the experiments.
@@ -82,7 +87,7 @@ class Trained:
     @functools.cached_property
     def stackers(self) -> list[list[np.ndarray]]:
         """The weights of each stacker."""
-        if not self.checksums:
+        if self.is_packed:
             return [self._packed(STACKERS, number) for number in range(self.n_stackers)]
         outputs, shape = OutputFolder(self.folder), (len(self.classes), len(self.configs) + 1)
         paths = [outputs.stacker(number, "weights.h5") for number in range(self.n_stackers)]

@@ -14,7 +14,7 @@ import numpy as np
 import checkpoints
 import logmel
 import npy
-from batches import Examples, prefetch, split
+from batches import Examples, crops_of, prefetch, split
 from clipstore import Clips, settings_of
 from config import PREPROCESSING_SETTINGS, Config
 from outputs import lock
@@ -93,10 +93,7 @@ def of_clips(store: Clips, clips: np.ndarray, config: Config) -> np.ndarray:
     -------
     float32 (n, 3, frames, n_mels), decibels in [-80, 0]
     """
-    if config.frontend == "logmel":
-        cut, sizes, length = store.decibels, store.n_frames, config.crop_frames
-    else:
-        cut, sizes, length = store.waveform, store.n_samples, config.crop_samples
+    cut, sizes, length = crops_of(store, config)
     views = np.empty((len(clips), N_VIEWS, config.crop_frames, config.n_mels), np.float32)
     for view, clip in zip(views, clips, strict=True):
         for number, start in enumerate(view_starts(sizes[clip], length)):

@@ -9,7 +9,7 @@ import dataset
 import ensemble
 import metrics
 from config import Config
-from stacker import StackerTrainer, stacker_input
+from stacker import StackerTrainer, predict, stacker_input
 
 N_CLASSES, N_MODELS = 5, 3
 
@@ -42,6 +42,18 @@ def test_initial_output_is_the_shifted_sigmoid_of_the_average(data):
     model = ensemble.build_stacker(N_CLASSES, N_MODELS + 1)
     expected = 1 / (1 + np.exp(-2 * (inputs[..., -1] - 1.6)))
     np.testing.assert_allclose(model.predict_on_batch(inputs), expected, rtol=1e-4)
+
+
+def test_scores_are_the_mean_over_the_trained_networks(data):
+    _, inputs = data
+    model, rng = ensemble.build_stacker(N_CLASSES, N_MODELS + 1), np.random.default_rng(0)
+    weights, scores = [], []
+    for _ in range(2):
+        weights.append([rng.uniform(0, 1, weight.shape) for weight in model.weights])
+        model.set_weights(weights[-1])
+        scores.append(model.predict_on_batch(inputs))
+    assert np.abs(scores[0] - scores[1]).max() > 0.01
+    np.testing.assert_allclose(predict(inputs, weights), np.mean(scores, axis=0), atol=1e-6)
 
 
 def test_has_one_vector_per_class_and_one_matrix_between_classes():

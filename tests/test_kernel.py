@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import unicodedata
 import warnings
 
@@ -25,7 +24,6 @@ import dataset
 import kernel
 import packed
 import precision
-import stacker
 import submission
 import trained
 import views
@@ -157,7 +155,7 @@ class TestFolders:
             one, other = (Predictor(config, len(whole.classes)) for _ in range(2))
             whole.load(one, 1)
             copy.load(other, 1)
-            for a, b in zip(one.folded_weights(), other.folded_weights(), strict=True):
+            for a, b in zip(one.merged_weights(), other.merged_weights(), strict=True):
                 np.testing.assert_array_equal(a, b)
 
     def test_clips_that_are_being_written_anew_are_not_used(self, finished_run):
@@ -379,38 +377,6 @@ def test_a_process_that_dies_costs_a_few_clips(made, ensemble, tmp_path, capsys,
     assert rounds == [8, 5, 2]
     assert "test05.wav ended in RuntimeError('a process was killed')" in out
     assert "stacked v1mix (2 of 2 folds)" in out
-
-
-def test_every_stacker_counts():
-    rng, n = np.random.default_rng(0), 3
-    weights = [[rng.uniform(0, 1, (n, 2, 1)), rng.uniform(0, 1, (n, n))] for _ in range(2)]
-    inputs = rng.uniform(0, 1, (4, n, 2)).astype(np.float32)
-    alone = [stacker.predict(inputs, [one]) for one in weights]
-    assert np.abs(alone[0] - alone[1]).max() > 0.01
-    np.testing.assert_allclose(stacker.predict(inputs, weights), np.mean(alone, axis=0), atol=1e-6)
-    of_models, of_classes = weights[0]
-    x = np.einsum("bpc,pcf->bpf", inputs, of_models)[..., 0] @ of_classes
-    np.testing.assert_allclose(alone[0], (np.tanh(x - 1.6) + 1) / 2, atol=1e-5)
-
-
-def test_stackers_of_several_threads_do_not_mix():
-    inputs = np.ones((1000, 3, 2), np.float32)
-    weights = [[[np.full((3, 2, 1), value), np.eye(3)]] for value in (0.2, 0.8)]
-    expected = [stacker.predict(inputs, one) for one in weights]
-    mixed = []
-
-    def work(number):
-        for _ in range(50):
-            scores = stacker.predict(inputs, weights[number])
-            mixed.append(not np.array_equal(scores, expected[number]))
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(mixed) == 100
-    assert not any(mixed)
 
 
 @pytest.mark.parametrize("stackers", [None, b"", b"no archive"])

@@ -1,4 +1,4 @@
-"""Scores with three views: those of the trained network, with batch norm folded away."""
+"""Scores with three views: those of the trained network, with batch norm in the convolutions."""
 
 import dataclasses
 
@@ -77,7 +77,7 @@ def test_has_no_batch_norm_but_that_of_the_global_features():
     predictor = Predictor(experiment("msc_1.0"), N_CLASSES)
     norms = [
         layer.name
-        for layer in predictor._folded.layers
+        for layer in predictor._merged.layers
         if isinstance(layer, keras.layers.BatchNormalization)
     ]
     assert norms == ["global_norm"]
