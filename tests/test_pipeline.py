@@ -39,8 +39,8 @@ def test_the_submission_has_all_rows_and_columns_of_the_sample(finished):
 
 def test_unreadable_test_clips_are_warned_of_and_predicted_as_silence(finished):
     root, _, _, printed = finished
-    assert "warning: predicted as silence: 2 of 8 test clips: test02.wav" in printed["preprocess"][1]
-    assert "test02.wav, test03.wav" in printed["preprocess"][1]
+    warning = "warning: predicted as silence: 2 of 8 test clips: test02.wav cannot .*; test03.wav"
+    assert re.match(warning, printed["preprocess"][1])
     submission = pd.read_csv(root / "out" / "submission.csv", index_col="fname")
     silent = submission.loc[["test02.wav", "test03.wav"]].to_numpy()
     np.testing.assert_allclose(silent[0], silent[1], rtol=1e-5)
