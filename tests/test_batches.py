@@ -15,7 +15,7 @@ from conftest import open_writer
 
 CROP = 1000
 CONFIG = Config(crop_samples=CROP, n_hop=100, batch_size=4, label_smoothing=0.0)
-SCHEDULE = Schedule(10, milestones=(3,), mixup_prob=1.0)
+SCHEDULE = Schedule(10, milestones=(3, 6), mixup_prob=1.0)
 SIZES = [300, 999, 1000, 1001, 2500]
 
 
@@ -82,6 +82,23 @@ def test_an_epoch_has_every_example_once_whole_batches_first(examples):
         np.testing.assert_array_equal((loud - 1) // 5000, clip)
 
 
+def test_labels_of_an_epoch_are_smoothed(examples):
+    config, rng = dataclasses.replace(CONFIG, label_smoothing=0.1), np.random.default_rng(0)
+    for _, labels in batches.training_batches(examples, config, SCHEDULE, 5, rng):
+        np.testing.assert_allclose(
+            np.sort(labels, axis=1)[:, [0, -2, -1]], [[0.1, 0.1, 0.9]] * len(labels)
+        )
+
+
+def test_each_epoch_has_an_order_of_its_own(examples):
+    rng = np.random.default_rng(0)
+    orders = {
+        tuple(np.concatenate([y for _, y in epoch]).argmax(axis=1))
+        for epoch in (batches.training_batches(examples, CONFIG, SCHEDULE, 5, rng) for _ in "abcde")
+    }
+    assert len(orders) > 2
+
+
 class TestMixup:
     sound = np.arange(12, dtype=np.float32).reshape(4, 3)
     labels = np.eye(4, dtype=np.float32)
@@ -145,7 +162,10 @@ def test_each_epoch_has_its_own_reproducible_chance():
         for part in ("fold0", "fold1")
         for epoch in (0, 1)
     }
-    assert len(set(draws.values())) == 4
+    for other in ({"seed": 7}, {"name": "se"}):
+        generator = batches.random_generator(dataclasses.replace(CONFIG, **other), "fold1", 1)
+        draws[str(other)] = generator.integers(2**62)
+    assert len(set(draws.values())) == 6
     assert draws["fold1", 1] == batches.random_generator(CONFIG, "fold1", 1).integers(2**62)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 import checkpoints
 import clipstore
+import metrics
 import npy
 import training
 import views
@@ -16,6 +17,7 @@ from config import EXPERIMENTS, Schedule
 from conftest import TINY, open_writer
 from errors import PipelineError
 from prediction import Predictor
+from provenance import Result
 from training import Kept
 from training_state import TrainingState
 
@@ -152,6 +154,93 @@ def test_a_wrapped_optimiser_starts_anew_too(tmp_path):
     train(4)
     state.resume(tmp_path / "checkpoint", "#source")
     np.testing.assert_array_equal(train(3), first)
+
+
+class TestLoop:
+    """What an epoch gives is decided here; which one is kept, and when it is over, by the loop."""
+
+    def history_of(self, trainer, examples, schedule, lraps, monkeypatch):
+        lwlraps = iter([0.1, 0.9, 0.2, 0.3, 0.8, 0.7, 0.6])  # which do not count
+
+        def epoch(job, number):
+            row = (number, 0.1, lraps[number], next(lwlraps), 1e-3, 0.0)
+            scores = np.full((len(job.validation), 2), lraps[number])
+            return dict(zip(training.HISTORY, row, strict=True)), scores
+
+        monkeypatch.setattr(trainer, "_epoch", epoch)
+        return fit(trainer, examples, schedule)
+
+    @pytest.mark.parametrize(
+        ("lraps", "best"), [([0.9, 0.5, 0.7, 0.7, 0.6], 2), ([0.9, 0.8, 0.7, 0.7, 0.6], 1)]
+    )
+    def test_keeps_the_first_of_the_best_lrap_from_keep_from_on(
+        self, trainer, examples, monkeypatch, lraps, best
+    ):
+        schedule = Schedule(5, milestones=(1,), mixup_prob=0, keep_from=1)
+        kept, history = self.history_of(trainer, examples, schedule, lraps, monkeypatch)
+        assert (kept.epoch, kept.lrap, kept.scores[0, 0]) == (best, lraps[best], lraps[best])
+        assert history["lrap"].tolist() == lraps
+
+    def test_stops_when_it_is_over(self, trainer, examples, monkeypatch):
+        schedule = Schedule(7, milestones=(1,), mixup_prob=0, stop_from=2, patience=2)
+        lraps = [0.1, 0.9, 0.7, 0.7, 0.6, 0.5, 0.4]
+        _, history = self.history_of(trainer, examples, schedule, lraps, monkeypatch)
+        assert len(history) == 5  # epoch 4 is the first that the best, 1, lies more than 2 before
+
+    def test_starts_from_the_pretrained_weights(self, trainer, examples, tmp_path, monkeypatch):
+        start = Result("w", "pretrain", tmp_path / "a.json", {"weights": tmp_path / "a.weights.h5"})
+        once = Schedule(1, milestones=(1,), mixup_prob=0)
+        kept, _ = fit(trainer, examples, once)
+        trainer.state.write_weights(start.files["weights"], kept)
+        found, original = [], trainer._epoch
+
+        def epoch(job, number):
+            found.extend(trainer.model.get_weights())
+            return original(job, number)
+
+        monkeypatch.setattr(trainer, "_epoch", epoch)
+        trainer.fit(training.Job("fold0", examples, examples, once, start))
+        for weight, expected in zip(found, kept.weights, strict=True):
+            np.testing.assert_array_equal(weight, expected)
+
+    def test_the_optimiser_has_the_rate_of_the_schedule(self, trainer, examples, monkeypatch):
+        rates, original = [], trainer._train
+
+        def train(*arguments):
+            rates.append(float(trainer.model.optimizer.learning_rate))
+            return original(*arguments)
+
+        monkeypatch.setattr(trainer, "_train", train)
+        fit(trainer, examples, Schedule(3, milestones=(1, 2), mixup_prob=0))
+        np.testing.assert_allclose(np.array(rates) / CONFIG.learning_rate, [1, 0.5, 0.25])
+
+    def test_each_epoch_has_chance_of_its_own(self, trainer, examples, monkeypatch):
+        parts, original = [], training.random_generator
+
+        def generator(config, *part):
+            parts.append(part)
+            return original(config, *part)
+
+        monkeypatch.setattr(training, "random_generator", generator)
+        fit(trainer, examples, Schedule(2, milestones=(1,), mixup_prob=0))
+        assert parts == [("fold0", 0), ("fold0", 1)]
+
+    def test_a_row_of_the_history_is_what_its_columns_say(self, trainer, examples, monkeypatch):
+        labels = examples.labels.copy()
+        labels[[17, 20]] = 1  # where each clip has one label, LRAP and lwlrap are the same
+        scores, truth = np.random.default_rng(0).random((8, 2)), labels[16:]
+        monkeypatch.setattr(training.Predictor, "predict", lambda *_: scores)
+        monkeypatch.setattr(trainer.model, "train_on_batch", lambda _, y: float(len(y)))
+        trained, scored = (
+            dataclasses.replace(examples, labels=labels, clips=clips)
+            for clips in (np.arange(12), np.arange(16, 24))
+        )
+        once = Schedule(1, milestones=(1,), mixup_prob=0)
+        _, history = trainer.fit(training.Job("fold0", trained, scored, once))
+        row = history.loc[0]
+        assert row["loss"] == pytest.approx((8 * 8 + 4 * 4) / 12)  # over the clips, not the batches
+        assert row["lrap"] == metrics.lrap(truth, scores) != row["lwlrap"]
+        assert row["lwlrap"] == metrics.lwlrap(truth, scores)
 
 
 class TestCheckpoints:
