@@ -53,6 +53,15 @@ def test_published_profile_changes_nothing():
         assert chosen == config.EXPERIMENTS[chosen.name]
 
 
+def test_results_depend_on_all_settings_that_change_them():
+    """A setting that is missing here would leave results as done that have to be made again."""
+    known = {field.name for field in dataclasses.fields(config.Config)}
+    of_stacker = {name for name in known if name.startswith("stacker_")}
+    seen_otherwise = {"n_folds", "fold_seed", "pretrained_by", "pretraining", "training"}
+    assert set(config.TRAINING_SETTINGS) == known - of_stacker - seen_otherwise - {"stack_weight"}
+    assert set(config.STACKING_SETTINGS) == {*of_stacker, "n_folds", "fold_seed", "seed"}
+
+
 @pytest.mark.parametrize("profile", config.PROFILES)
 def test_profiles_override_known_settings_for_every_experiment(profile):
     known = {field.name for field in dataclasses.fields(config.Config)}

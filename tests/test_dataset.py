@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import clip_files
 import dataset
+from clip_files import ClipFile
 from errors import InputError
 
 
@@ -115,6 +117,35 @@ def test_names_that_disks_and_tables_spell_in_other_ways(clips, tmp_path):
     curated = dataset.load(tmp_path)["curated"]
     assert curated.fnames[0] == composed
     assert curated.files[0].name == decomposed
+
+
+def test_test_labels_are_those_of_the_samples_rows(clips, tmp_path):
+    clips.write(tmp_path)
+    path = tmp_path / "test_post_competition.csv"
+    before = dataset.load(tmp_path)["test"]
+    pd.read_csv(path, dtype=str)[::-1].to_csv(path, index=False)
+    after = dataset.load(tmp_path)["test"]
+    assert after.fnames == before.fnames
+    np.testing.assert_array_equal(after.labels, before.labels)
+    assert not np.array_equal(before.labels, before.labels[::-1])
+    assert list(after.usage) == list(before.usage) != list(before.usage)[::-1]
+
+
+def test_a_clip_that_was_replaced_by_one_of_its_size_is_another(clips, tmp_path):
+    clips.write(tmp_path)
+    clip = ClipFile(tmp_path / "audio_test", "test00.wav")
+    before, content = clip.stamp(), (clip.container / clip.name).read_bytes()
+    (clip.container / clip.name).write_bytes(content[:-1] + b"?")
+    os.utime(clip.container / clip.name, ns=(0, 0))
+    assert clip.stamp() != before
+    stamps = []
+    for last in (b"!", b"?"):
+        with zipfile.ZipFile(tmp_path / "test.zip", "w") as archive:
+            archive.writestr("test00.wav", content[:-1] + last)
+        os.utime(tmp_path / "test.zip", ns=(0, 0))
+        clip_files._archive.cache_clear()
+        stamps.append(ClipFile(tmp_path / "test.zip", "test00.wav").stamp())
+    assert stamps[0] != stamps[1]
 
 
 def test_test_labels_of_some_clips_only_are_not_used(clips, tmp_path):

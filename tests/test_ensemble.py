@@ -125,6 +125,16 @@ def test_each_fold_starts_anew_and_is_reproducible(data):
         np.testing.assert_array_equal(one, other)
 
 
+def test_learns_in_batches_of_forty_in_another_order_each_epoch(data, monkeypatch):
+    truth, inputs = data
+    config = dataclasses.replace(Config(), n_folds=4, stacker_epochs=2)
+    trainer, seen = StackerTrainer(inputs, truth, folds(truth, config), config), []
+    monkeypatch.setattr(trainer.model, "train_on_batch", lambda x, _: seen.append(x))
+    trainer.fit(0)
+    assert [len(x) for x in seen] == [40, 35, 40, 35]
+    assert not np.array_equal(seen[0], seen[2])
+
+
 def test_clips_of_the_fold_are_not_trained_on(data):
     """What they are, and their labels, changes nothing but which epoch is the best."""
     truth, inputs = data

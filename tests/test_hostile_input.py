@@ -128,6 +128,12 @@ class TestClips:
             assert np.isfinite(values).all()
         assert np.abs(clip.samples).max() > 0
 
+    def test_floats_beyond_full_scale_are_kept(self, tmp_path):
+        sf.write(tmp_path / "clip.wav", np.array([5.0, -900.0, 0.25]), RATE, subtype="FLOAT")
+        np.testing.assert_array_equal(
+            audio.read_clip(tmp_path / "clip.wav", RATE), np.array([5, -900, 0.25], np.float32)
+        )
+
     def test_very_loud_floats_stay_finite(self, tmp_path):
         sf.write(tmp_path / "clip.wav", np.array([3e38, -3e38, 0.0]), RATE, subtype="FLOAT")
         clip = clipstore.prepare(ClipFile(tmp_path, "clip.wav"), SETTINGS)

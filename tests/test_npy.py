@@ -47,6 +47,24 @@ def test_chosen_rows_in_their_order(rows, chosen):
     assert rows[index].dtype == np.float32
 
 
+def test_rows_behind_those_to_go_on_from_are_cut_off(tmp_path):
+    path = tmp_path / "a.npy"
+    appender = npy.Appender(path, np.int16, (), 0, 0)
+    appender.append(np.arange(3))
+    checksum = appender.commit()
+    appender.append(np.arange(100))
+    appender.commit()
+    appender.close()
+    again = npy.Appender(path, np.int16, (), 3, checksum)
+    again.append(np.array([7]))
+    again.commit()
+    again.close()
+    np.testing.assert_array_equal(np.load(path), [0, 1, 2, 7])
+    np.save(tmp_path / "b.npy", np.load(path))
+    assert path.stat().st_size == (tmp_path / "b.npy").stat().st_size
+    assert again.written() == {path: size_and_checksum_of(path)}
+
+
 def test_an_empty_array_has_no_rows(tmp_path):
     npy.Appender(tmp_path / "a.npy", np.int16, (4,), 0, 0).close()
     rows = npy.Rows(tmp_path / "a.npy")

@@ -63,7 +63,22 @@ def test_same_padding_has_one_frame_per_hop_begun():
 def test_unknown_length_gives_the_same(audio):
     layer = Melspectrogram()
     traced = tf.function(layer, input_signature=[tf.TensorSpec((None, None))])
-    np.testing.assert_allclose(traced(audio), layer(audio), atol=1e-4)
+    for one in (audio, audio[:, :-1]):  # with as many zeros on both sides, and with one more right
+        np.testing.assert_allclose(traced(one), layer(one), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("n", "frames_and_zeros"), [(1, (1, 511, 512)), (501, (2, 511, 512)), (5000, (10, 262, 262))]
+)
+def test_same_padding_is_that_of_tensorflows_convolutions(n, frames_and_zeros):
+    n_frames, left, right = frames_and_zeros
+    assert logmel.same_padding(n, 1024, 500) == frames_and_zeros
+    x, kernel = np.random.default_rng(0).normal(size=(2, n + 1024))[:, None, :, None]
+    x, kernel = x[:, :n], kernel[0, :1024, :, None]
+    same = tf.nn.conv1d(x, kernel, 500, "SAME")
+    padded = tf.nn.conv1d(np.pad(x, ((0, 0), (left, right), (0, 0))), kernel, 500, "VALID")
+    assert same.shape == (1, n_frames, 1)
+    np.testing.assert_allclose(same, padded, atol=1e-9)
 
 
 def test_refuses_unknown_padding():
@@ -108,6 +123,7 @@ def test_nothing_is_trainable_by_default(audio):
 def test_saving_and_loading_keeps_arguments_and_trained_weights(tmp_path, audio):
     inputs = keras.Input((44100,))
     arguments = {"n_hop": 400, "n_mels": 32, "fmin": 50.0, "trainable_kernel": True}
+    arguments |= {"htk": True, "norm": None, "padding": "valid", "power_melgram": 1.0}
     model = keras.Model(inputs, Melspectrogram(trainable_fb=True, **arguments)(inputs))
     rng = np.random.default_rng(0)
     model.set_weights([w + 0.01 * rng.random(w.shape) for w in model.get_weights()])
@@ -116,6 +132,9 @@ def test_saving_and_loading_keeps_arguments_and_trained_weights(tmp_path, audio)
     for before, after in zip(model.get_weights(), loaded.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
     np.testing.assert_allclose(loaded(audio), model(audio), atol=1e-4)
+    layers = [one.layers[1].get_config() for one in (model, loaded)]
+    assert layers[0] == layers[1]
+    assert {name: layers[1][name] for name in arguments} == arguments
 
 
 class TestLogMelInNumpy:

@@ -76,6 +76,13 @@ def test_are_what_the_front_end_makes_of_each_crop(store, tmp_path, frontend):
     assert np.ptp(written[3], axis=0).max() > 1  # the views of a long clip differ
 
 
+@pytest.mark.parametrize(
+    "setting", [{"crop_samples": 1000}, {"frontend": "logmel"}, {"n_hop": 700}]
+)
+def test_depend_on_what_changes_them(setting):
+    assert views.depend_on(dataclasses.replace(CONFIG, **setting)) != views.depend_on(CONFIG)
+
+
 @pytest.mark.parametrize("damage", [None, "views.npy", "views.checkpoint"])
 def test_go_on_where_they_were_interrupted(store, tmp_path, monkeypatch, damage):
     monkeypatch.setattr(views, "CLIPS_AT_ONCE", 2)
