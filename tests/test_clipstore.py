@@ -57,6 +57,16 @@ def test_gives_back_trimmed_clips_features_and_log_mels(tmp_path, sources):
         stored = store.decibels(clip, 0, len(decibels))
         np.testing.assert_allclose(stored, decibels, atol=0.04)  # float16
     assert store.waveform(0, 0, 5).dtype == store.decibels(0, 0, 5).dtype == np.float32
+    names = ("samples", "logmel", "features")  # the estimate of the space goes by these
+    dtypes = [np.load(tmp_path / "store" / f"{name}.npy", mmap_mode="r").dtype for name in names]
+    assert dtypes == [np.int16, np.float16, np.float32]
+
+
+def test_clips_of_more_than_16_bits_keep_their_level(tmp_path):
+    waveform = np.random.default_rng(0).uniform(-0.01, 0.01, 9000).astype(np.float32)
+    sf.write(tmp_path / "quiet.wav", waveform, RATE, subtype="FLOAT")
+    store = make_store(tmp_path / "store", tmp_path, ["quiet"])
+    np.testing.assert_allclose(store.waveform(0, 0, 9000), waveform, atol=0.01 / 32767)
 
 
 def test_a_window_beyond_the_clip_is_silence(tmp_path, sources):

@@ -119,6 +119,14 @@ def test_names_that_disks_and_tables_spell_in_other_ways(clips, tmp_path):
     assert curated.files[0].name == decomposed
 
 
+def test_of_an_archive_that_was_unpacked_the_folder_counts(clips, tmp_path):
+    kaggle_layout(clips, tmp_path)
+    shutil.make_archive(tmp_path / "test", "zip", tmp_path / "test")
+    (tmp_path / "test" / "test01.wav").unlink()
+    containers = [file.container.name for file in dataset.load(tmp_path)["test"].files]
+    assert containers == ["test", "test.zip", "test", "test"]
+
+
 def test_test_labels_are_those_of_the_samples_rows(clips, tmp_path):
     clips.write(tmp_path)
     path = tmp_path / "test_post_competition.csv"

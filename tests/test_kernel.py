@@ -27,6 +27,7 @@ import precision
 import submission
 import trained
 import views
+from config import Config
 from errors import InputError, MissingResult, PipelineError
 from prediction import Predictor
 
@@ -359,6 +360,17 @@ class TestTime:
         assert "warning: 8 clips count as silence: test00.wav was not reached in time" in out
         assert slow.done == []
         np.testing.assert_allclose(scores_in(tmp_path / "submission.csv"), 1 / 3)
+
+
+def test_the_average_over_the_folds_grows_fold_by_fold(tmp_path, monkeypatch):
+    config, scores = Config("v1mix"), np.random.default_rng(0).random((3, 4, 2))
+    members = trained.Trained(tmp_path, ["a", "b"], [config], [0, 1, 2], 1, {})
+    averages = submission.Averages(members, range(4), tmp_path, deadline=np.inf)
+    monkeypatch.setattr(averages, "_score", lambda _, fold: scores[fold])
+    for n in (1, 2, 3):
+        assert averages.score_next()
+        np.testing.assert_allclose(averages.scores["v1mix"], scores[:n].mean(axis=0))
+    assert not averages.score_next()
 
 
 def test_a_process_that_dies_costs_a_few_clips(made, ensemble, tmp_path, capsys, monkeypatch):

@@ -14,9 +14,13 @@ import pytest
 
 import command_line
 import config
+import ensemble
 import metrics
 import outputs
 import predict
+import pretrain
+import train
+import training
 
 STAGES = command_line.STAGES
 
@@ -58,6 +62,70 @@ def test_every_curated_clip_is_scored_by_a_network_that_did_not_train_on_it(fini
             assert list(oof.index) == list(folds.index[folds == fold])
         gathered = root / "out" / "predictions" / experiment / "oof.csv"
         assert list(pd.read_csv(gathered)["fname"]) == list(folds.index)
+
+
+@pytest.fixture
+def run(finished):
+    """What a stage is given on the finished run."""
+    return command_line.prepare(command_line._parser("").parse_args([*map(str, finished[2])]))
+
+
+def jobs_of(work, run, tasks, monkeypatch):
+    """What would be trained: (result, job) of each task."""
+    jobs = []
+
+    def make(result, source, trainer, job, classes):
+        jobs.append((result, job))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "make", make)
+        work(run, tasks)
+    return jobs
+
+
+def test_networks_are_trained_on_the_other_folds_from_the_pretrained_weights(run, monkeypatch):
+    tasks = [(chosen, fold) for chosen in run.configs for fold in (0, 1)]
+    fold_of = pd.read_csv(run.outputs.folds)["fold"].to_numpy()
+    jobs = jobs_of(train.train_folds, run, tasks, monkeypatch)
+    for (chosen, fold), (result, job) in zip(tasks, jobs, strict=True):
+        np.testing.assert_array_equal(job.examples.clips, np.flatnonzero(fold_of != fold))
+        np.testing.assert_array_equal(job.validation.clips, np.flatnonzero(fold_of == fold))
+        assert job.start.files["weights"] == run.outputs.model("v1mix", "pretrained", "weights.h5")
+        assert job.schedule == chosen.training
+        assert result.files["weights"] == run.outputs.model(chosen.name, job.part, "weights.h5")
+        for clips in (job.examples, job.validation):
+            assert clips.store.fnames == run.dataset["curated"].fnames
+            np.testing.assert_array_equal(clips.labels, run.dataset["curated"].labels)
+
+
+def test_pretraining_is_on_the_noisy_clips_and_scored_on_the_curated_ones(run, monkeypatch):
+    configs = run.pretrainings()
+    assert [chosen.name for chosen in configs] == ["v1mix"]
+    ((_, job),) = jobs_of(pretrain.pretrain, run, configs, monkeypatch)
+    for clips, split in ((job.examples, "noisy"), (job.validation, "curated")):
+        assert clips.store.fnames == run.dataset[split].fnames
+        np.testing.assert_array_equal(clips.clips, np.arange(len(run.dataset[split])))
+        np.testing.assert_array_equal(clips.labels, run.dataset[split].labels)
+    assert (job.schedule, job.start) == (configs[0].pretraining, None)
+
+
+def test_stackers_see_the_weighted_average(finished, run_stage, monkeypatch):
+    _, _, arguments, _ = finished
+    seen, original = [], ensemble.stack
+
+    def stack(run, fnames, oof, truth):
+        seen.append((fnames, oof))
+        return original(run, fnames, oof, truth)
+
+    monkeypatch.setattr(ensemble, "stack", stack)
+    run_stage("ensemble", *arguments, "--force")
+    ((fnames, oof),) = seen
+    folder, scores = finished[0] / "out" / "predictions", []
+    for name in ("v1mix", "max3exam"):
+        table = pd.read_csv(folder / name / "oof.csv", index_col="fname")
+        scores.append(table.loc[fnames].to_numpy())
+    average = np.average(scores, axis=0, weights=[2.1, 1.9])
+    np.testing.assert_allclose(oof, np.stack([*scores, average], axis=-1), rtol=1e-6)
 
 
 def test_the_table_at_the_end_has_every_score_and_the_files_are_named(finished):

@@ -144,7 +144,11 @@ class TestTagger:
         with pytest.raises(ValueError, match=message):
             tagger.tag(faulty, RATE)
 
-    def test_samples_that_are_not_finite_are_silence(self, tagger):
+    def test_samples_are_limited_as_those_of_files_are(self, tagger, root):
+        faulty, mended = waveform(root, 0), waveform(root, 0)
+        faulty[[1000, 2000]], mended[[1000, 2000]] = [np.nan, 1e9], [0, 1e4]
+        scores = tagger.scores([faulty, mended], RATE)
+        np.testing.assert_array_equal(scores[0], scores[1])
         assert np.isfinite(tagger.scores([np.full(9000, np.nan, np.float32)], RATE)).all()
 
     def test_certainty_goes_from_nothing_to_all(self, tagger):
@@ -260,7 +264,7 @@ class TestCommandLine:
         assert tagged["file"] == "-"
         assert tagged["seconds"] == pytest.approx(len(waveform(root, 0)) / RATE, abs=1e-3)
 
-    def test_long_files_get_a_timeline(self, run_tag, root, tmp_path):
+    def test_long_files_get_a_timeline(self, run_tag, root, tmp_path, tagger):
         joined = np.concatenate([waveform(root, 0), waveform(root, 1), waveform(root, 4)])
         sf.write(tmp_path / "long.wav", joined, RATE)
         options = ("--window", "0.25", "--hop", "0.125")
@@ -277,6 +281,12 @@ class TestCommandLine:
         of_long = scores.loc[[str(tmp_path / "long.wav")]]
         assert len(of_long) == 1 + len(windows)
         assert of_long.iloc[0, :2].tolist() == [0, pytest.approx(len(joined) / RATE, abs=1e-3)]
+        joined, _ = sf.read(tmp_path / "long.wav", dtype="float32")
+        expected = [tagger.scores([joined], RATE)[0]]
+        expected += [scores for _, _, scores in tagger.timeline(joined, RATE, 0.25, 0.125)]
+        np.testing.assert_allclose(of_long[tagger.classes].to_numpy(), expected, **CLOSE)
+        for window, scores in zip(windows, expected[1:], strict=True):
+            assert window["tags"] == pytest.approx(tagger.ranked(scores), abs=1e-4 + CLOSE["atol"])
 
     def test_the_table_overwrites_no_clip_and_follows_links(
         self, run_tag, root, tmp_path, monkeypatch
