@@ -341,6 +341,26 @@ class TestTime:
         assert (scores[4:] == scores[4]).all()
         assert not (scores[0] == scores[1]).all()
 
+    def test_a_later_network_that_is_late_does_not_count(
+        self, made, ensemble, slow, tmp_path, capsys, monkeypatch
+    ):
+        monkeypatch.setattr(submission, "CLIPS_AT_ONCE", 2)
+        predict = Predictor.predict
+
+        def slower(predictor, clips, label):
+            slow.pace = 10.0 if label == "v1mix fold 0" else 40.0
+            return predict(predictor, clips, label)
+
+        monkeypatch.setattr(Predictor, "predict", slower)
+        out = self.make(made, ensemble, tmp_path, 25, capsys)
+        assert "stacked v1mix (1 of 2 folds)" in out
+        assert "not suffice: v1mix fold 1, max3exam fold 0, max3exam fold 1" in out
+
+    def test_the_budget_begins_with_the_script(self, made, ensemble, slow, tmp_path, capsys):
+        path, minutes = tmp_path / "submission.csv", 45 / 60 / (1 - submission.RESERVE)
+        submission.make(ensemble, made[0] / "mounts", path, minutes, started=slow.now - 30)
+        assert "stacked v1mix (1 of 2 folds)" in capsys.readouterr().out
+
     def test_log_mels_stop_in_time(self, made, ensemble, slow, tmp_path, capsys, monkeypatch):
         of_clips = views.of_clips
 

@@ -1,6 +1,7 @@
 """Done work is recognised when it is the same work; what differs is named and made again."""
 
 import contextlib
+import dataclasses
 import functools
 import io
 import json
@@ -183,6 +184,43 @@ def test_a_stacker_setting_stacks_again_only(finished, monkeypatch):
     assert made(said) == set()
     assert "settings.stacker_epochs 20 -> 3" in said
     assert "stacker fold 1: wrote its weights" in said
+
+
+def test_another_weight_in_the_ensemble_stacks_again_only(finished, monkeypatch):
+    _, run = finished
+    changed = config.Profile(("v1mix",), {**TINY, "stack_weight": 3.0})
+    monkeypatch.setitem(config.PROFILES, "tiny", changed)
+    said = run()
+    assert made(said) == set()
+    assert "weights.v1mix 2.1 -> 3.0" in said
+    assert "stacker fold 1: wrote its weights" in said
+
+
+def test_a_changed_noisy_label_trains_all_again(finished):
+    root, run = finished
+    table = pd.read_csv(root / "in" / "train_noisy.csv")
+    table.loc[0, "labels"] = "Tick-tock"
+    table.to_csv(root / "in" / "train_noisy.csv", index=False)
+    with pytest.raises(SystemExit, match="run pretrain again: .*noisy labels changed"):
+        run("train")
+    assert "noisy labels changed" in run("pretrain")
+    assert "weights for v1mix fold 1: made again" in (said := run("train"))
+    assert "pretrained weights changed" in said
+
+
+def test_other_classes_are_another_training(finished):
+    """Even where their labels look alike, as where one that no clip has is renamed."""
+    root, _ = finished
+    options = ("--input", root / "in", "--output", root / "out", "--profile", "tiny")
+    run = command_line.prepare(command_line._parser("").parse_args([*map(str, options)]))
+    renamed = dataclasses.replace(run.dataset, classes=["Bark", "Purr", "Tick-tock"])
+    other = dataclasses.replace(run, dataset=renamed)
+    chosen = run.configs[0]
+    for before, after in (
+        (run.fold_source(chosen, 0), other.fold_source(chosen, 0)),
+        (run.pretrained_source(chosen), other.pretrained_source(chosen)),
+    ):
+        assert differences(before, after) == ["classes changed"]
 
 
 def test_a_replaced_clip_is_decoded_again(finished, make_clips):

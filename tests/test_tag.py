@@ -117,7 +117,8 @@ class TestTagger:
     def test_integers_and_other_rates(self, tagger, root):
         expected = tagger.tag(waveform(root, 0), RATE)
         samples, _ = sf.read(clip(root, 0), dtype="int16")
-        assert tagger.tag(samples, RATE) == pytest.approx(expected, abs=CLOSE["atol"])
+        for integers in (samples, samples.astype(np.int32) << 16):
+            assert tagger.tag(integers, RATE) == pytest.approx(expected, abs=CLOSE["atol"])
         assert tagger.tag(list(waveform(root, 0)), RATE) == expected
         double = librosa.resample(waveform(root, 0), orig_sr=RATE, target_sr=2 * RATE)
         back = librosa.resample(double, orig_sr=2 * RATE, target_sr=RATE)
