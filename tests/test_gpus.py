@@ -46,6 +46,7 @@ def test_each_takes_its_share_in_order(tmp_path, monkeypatch):
 @pytest.mark.parametrize("visible", ["", "-1", "2"])
 def test_one_or_none_works_in_this_process(tmp_path, monkeypatch, visible):
     monkeypatch.setenv(gpus.VISIBLE, visible)
+    assert gpus.visible() == ["2"] * (visible == "2")
     gpus.share_out(note, tmp_path, ORDER)
     assert (tmp_path / f"gpu{visible}").read_text() == f"{os.getpid()} {ORDER}"
 

@@ -50,7 +50,7 @@ def test_unreadable_test_clips_are_warned_of_and_predicted_as_silence(finished):
     np.testing.assert_allclose(silent[0], silent[1], rtol=1e-5)
 
 
-def test_every_curated_clip_is_scored_by_a_network_that_did_not_train_on_it(finished):
+def test_every_curated_clip_is_scored_by_the_network_of_its_fold(finished):
     root, made, _, _ = finished
     folds = pd.read_csv(root / "out" / "folds.csv", index_col="fname")["fold"]
     assert list(folds.index) == list(made.tables["curated"]["fname"])

@@ -60,6 +60,7 @@ def test_float32_where_it_matters():
     for name in ("stem_conv", "stem_norm", "block4b_conv", "block4b_excite"):
         assert model.get_layer(name).compute_dtype == "bfloat16"
     assert {weight.dtype for weight in model.weights} == {"float32"}
+    assert {tensor.dtype for tensor in model.get_layer("concatenate").input} == {"float32"}
 
 
 def test_float16_scales_the_loss():
