@@ -15,6 +15,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 import clipstore
 import command_line
 import config
+import gpus
 import models
 import outputs
 import space
@@ -78,10 +79,11 @@ def test_memory_of_training_is_estimated_well(profile, name, batch_size, measure
 
 def test_too_little_memory_is_warned_of(arguments, tmp_path, run_stage, monkeypatch, capsys):
     monkeypatch.setattr(space, "memory_of_machine", lambda: 1e9)
-    run_stage("preprocess", *arguments, tmp_path / "out")
-    assert (
-        "GB of memory, and this machine has 1.0 GB: take --profile small" in capsys.readouterr().err
-    )
+    warning = "GB of memory, and this machine has 1.0 GB: take --profile small"
+    for gpu in ("", "0"):  # which has memory of its own
+        monkeypatch.setenv(gpus.VISIBLE, gpu)
+        run_stage("preprocess", *arguments, tmp_path / "out")
+        assert (warning in capsys.readouterr().err) == (gpu == "")
 
 
 def test_too_little_space_is_said_before_the_work(tmp_path):
