@@ -251,6 +251,12 @@ class Clips:
     def __len__(self) -> int:
         return len(self.fnames)
 
+    @property
+    def unreadable(self) -> list[str]:
+        """The clips that could not be read, each with the reason: "a.wav holds no samples"."""
+        named = zip(self.fnames, self.faults, strict=True)
+        return [f"{fname} {fault}" for fname, fault in named if fault]
+
     def waveform(self, clip: int, start: int, length: int) -> np.ndarray:
         """Samples start to start + length, zeros outside the clip: float32 (length,)."""
         clip_in_file = self._first_sample[clip], self.n_samples[clip]

@@ -21,6 +21,16 @@ class MissingResult(PipelineError):
     """A result that an earlier stage makes is not there, or was made from something else."""
 
 
+class KilledProcess(PipelineError):
+    """The system ended a process of ours; `what` says which."""
+
+    def __init__(self, what: str):
+        super().__init__(
+            f"the system killed {what}, most likely for want of memory: close other programs, and "
+            "the same command goes on from here"
+        )
+
+
 SHOWN = 5  # faults of one kind that a message spells out
 
 

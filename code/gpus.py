@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 
 import processes
-from errors import PipelineError
+from errors import KilledProcess
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -63,23 +63,15 @@ def share_out(function: Callable, run, tasks: list) -> None:
                 futures.append(executor.submit(function, run, tasks[number :: len(gpus)]))
         for future in concurrent.futures.as_completed(futures):
             future.result()
-    except concurrent.futures.process.BrokenProcessPool as error:
-        _end_all()
-        raise PipelineError(
-            "the system killed the process of a GPU, most likely for want of memory: close other "
-            "programs, and the same command goes on from here"
-        ) from error
-    except BaseException:
-        _end_all()
+    except BaseException as error:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        if isinstance(error, concurrent.futures.process.BrokenProcessPool):
+            raise KilledProcess("the process of a GPU") from error
         raise
     finally:
         for executor in executors:
             executor.shutdown()
-
-
-def _end_all() -> None:
-    for process in multiprocessing.active_children():
-        process.terminate()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import command_line
 import gpus
 import space
 from dataset import SPLITS, assign_folds
-from errors import InputError, PipelineError, first_few
+from errors import InputError, KilledProcess, first_few
 from outputs import written_whole
 from run import REMEDY, Run, unreadable
 
@@ -38,10 +38,7 @@ def write_store(run: Run, split: str) -> None:
                     writer.append(fname, clip)
                     bar.update()
     except BrokenProcessPool as error:
-        raise PipelineError(
-            "the system killed a process that decoded clips, most likely for want of memory: "
-            "close other programs, and the same command goes on from here"
-        ) from error
+        raise KilledProcess("a process that decoded clips") from error
     result.seal(source, writer.written())
     print(f"{split} clips: wrote {len(clips)} to {run.outputs.clips(split)}")
 
@@ -98,7 +95,7 @@ def report_unreadable(run: Run) -> None:
     failures = []
     for split in SPLITS:
         store = clipstore.ClipStore(run.outputs.clips(split))
-        if not any(store.faults):
+        if not store.unreadable:
             continue
         if split == "test":
             print(f"warning: predicted as silence: {unreadable(store, split)}", file=sys.stderr)

@@ -84,7 +84,7 @@ class Result:
 
     def require(self, source: dict) -> None:
         """Raise MissingResult, with the remedy, unless the result is as it should be."""
-        self.content()  # if it was ever made
+        self.content()  # raises if it was never made
         fault = self.fault(source)
         if fault is not None:
             raise MissingResult(f"run {self.made_by} again: {self.name}: {fault}")

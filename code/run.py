@@ -255,7 +255,5 @@ class Run:
 
 def unreadable(store: ClipStore, split: str) -> str:
     """What to tell the user of a store with clips that could not be read."""
-    faults = [
-        f"{fname} {fault}" for fname, fault in zip(store.fnames, store.faults, strict=True) if fault
-    ]
-    return f"{len(faults)} of {len(store)} {split} clips: {first_few(faults)}"
+    clips = store.unreadable
+    return f"{len(clips)} of {len(store)} {split} clips: {first_few(clips)}"

@@ -112,9 +112,8 @@ def prepare(
                 began = time.monotonic()
     pace = (time.monotonic() - began) / max(len(test) - 1, 1)
     store = ClipStore(folder)
-    faults = [f"{f} {fault}" for f, fault in zip(store.fnames, store.faults, strict=True) if fault]
-    if faults:
-        print(f"warning: {len(faults)} clips count as silence: {first_few(faults)}", flush=True)
+    if silent := store.unreadable:
+        print(f"warning: {len(silent)} clips count as silence: {first_few(silent)}", flush=True)
     return store, pace
 
 
@@ -202,18 +201,18 @@ class Averages:
             self._predictors[config.name] = Predictor(config, len(self._members.classes))
         predictor = self._predictors[config.name]
         self._members.load(predictor, fold)
-        clips, parts, n_timed = self._views_for(config), [], 0
+        clips, parts = self._views_for(config), []
         for positions in split(np.arange(len(clips)), CLIPS_AT_ONCE):
             if parts and self._is_late():
                 break
             if len(parts) < 2:  # the first part takes longer, as the network is traced
-                began, n_timed = time.monotonic(), 0
+                began = time.monotonic()
             part = dataclasses.replace(clips, clips=clips.clips[positions])
             parts.append(predictor.predict(part, f"{config.name} fold {fold}"))
-            n_timed += len(positions)
+        seconds, n_timed = time.monotonic() - began, sum(map(len, parts[1:] or parts))
+        self._seconds[config.name] = seconds * len(self._store) / n_timed
         scores = np.concatenate(parts)
         n_left = len(self._store) - len(scores)
-        self._seconds[config.name] = (time.monotonic() - began) * len(self._store) / n_timed
         if not n_left:
             return scores
         if self.scores:

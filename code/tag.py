@@ -173,7 +173,7 @@ def require_writable(path: Path, clips: list[str]) -> None:
     ------
     InputError
     """
-    is_clip = any(os.path.exists(clip) and path.samefile(clip) for clip in clips * path.exists())
+    is_clip = path.exists() and any(os.path.exists(clip) and path.samefile(clip) for clip in clips)
     if path.suffix.lower() in audio_suffixes() or is_clip:
         raise InputError(f"--csv {path} would overwrite a clip: name the table first")
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):

@@ -53,12 +53,12 @@ class Trained:
             If they are not there, or not those that the stackers were trained for.
         """
         name = predictor.config.name
-        if not self.is_packed:
+        if self.is_packed:
+            predictor.set_merged_weights(self._packed(name, fold))
+        else:
             path = OutputFolder(self.folder).model(name, f"fold{fold}", "weights.h5")
             self._require(path)
             predictor.load_weights(path)
-        else:
-            predictor.set_merged_weights(self._packed(name, fold))
 
     def stack(self, scores: dict[str, np.ndarray]) -> np.ndarray:
         """The stackers' scores from those of the experiments.
