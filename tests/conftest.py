@@ -14,6 +14,7 @@ import soundfile as sf
 import clipstore
 import command_line
 import config
+from run import Run
 
 GOLDEN = Path(__file__).parent / "golden"
 ESC10 = Path(__file__).resolve().parents[2] / "shared" / "esc10"
@@ -123,6 +124,11 @@ def run_stage():
             importlib.import_module(stage).main()
 
     return run
+
+
+def run_of(*arguments) -> Run:
+    """What a stage is given that has these arguments."""
+    return command_line.prepare(command_line._parser("").parse_args([*map(str, arguments)]))
 
 
 @pytest.fixture(scope="session")

@@ -229,19 +229,23 @@ def test_as_kaggle_runs_it(made, finished_run, tmp_path):
 class TestTime:
     @pytest.fixture
     def slow(self, monkeypatch):
-        """A clock that goes on by `slow.pace` seconds with every network's clips, and not else."""
+        """A clock that goes on by `slow.pace` seconds with every network's clips, and not else.
+
+        `slow.pace_of` and `slow.tracing_of` are of single networks, by name.
+        """
 
         class Slow:
-            now, pace, for_tracing = 1000.0, 10.0, 0.0
+            now, pace = 1000.0, 10.0
 
             def monotonic(self):
                 return self.now
 
         slow, original = Slow(), Predictor.predict
-        slow.done = []
+        slow.done, slow.pace_of, slow.tracing_of = [], {}, {}
 
         def predict(predictor, clips, label):
-            slow.now += slow.pace * len(clips) / 8 + slow.for_tracing * (label not in slow.done)
+            slow.now += slow.pace_of.get(label, slow.pace) * len(clips) / 8
+            slow.now += slow.tracing_of.get(label, 0.0) * (label not in slow.done)
             slow.done.append(label)
             return original(predictor, clips, label)
 
@@ -280,27 +284,15 @@ class TestTime:
         self, made, ensemble, slow, tmp_path, capsys, monkeypatch
     ):
         monkeypatch.setattr(submission, "CLIPS_AT_ONCE", 4)
-        predict = Predictor.predict
-
-        def tracing(predictor, clips, label):
-            slow.for_tracing = 50.0 if label == "v1mix fold 0" else 0.0
-            return predict(predictor, clips, label)
-
-        monkeypatch.setattr(Predictor, "predict", tracing)
+        slow.tracing_of["v1mix fold 0"] = 50.0
         out = self.make(made, ensemble, tmp_path, 50 + 40 + 5, capsys)
         assert slow.now - 1000 == 50 + 40
         assert "left out" not in out
 
     def test_what_seemed_to_be_too_much_works_where_there_is_time_after_all(
-        self, made, ensemble, slow, tmp_path, capsys, monkeypatch
+        self, made, ensemble, slow, tmp_path, capsys
     ):
-        predict = Predictor.predict
-
-        def faster(predictor, clips, label):
-            slow.pace = 40.0 if label == "v1mix fold 0" else 10.0
-            return predict(predictor, clips, label)
-
-        monkeypatch.setattr(Predictor, "predict", faster)
+        slow.pace_of["v1mix fold 0"] = 40.0
         out = self.make(made, ensemble, tmp_path, 95, capsys)
         assert slow.done == ["{} fold {}".format(*NETWORKS[i]) for i in (0, 2, 1, 3)]
         assert "left out" not in out
@@ -345,13 +337,7 @@ class TestTime:
         self, made, ensemble, slow, tmp_path, capsys, monkeypatch
     ):
         monkeypatch.setattr(submission, "CLIPS_AT_ONCE", 2)
-        predict = Predictor.predict
-
-        def slower(predictor, clips, label):
-            slow.pace = 10.0 if label == "v1mix fold 0" else 40.0
-            return predict(predictor, clips, label)
-
-        monkeypatch.setattr(Predictor, "predict", slower)
+        slow.pace, slow.pace_of["v1mix fold 0"] = 40.0, 10.0
         out = self.make(made, ensemble, tmp_path, 25, capsys)
         assert "stacked v1mix (1 of 2 folds)" in out
         assert "not suffice: v1mix fold 1, max3exam fold 0, max3exam fold 1" in out

@@ -21,6 +21,7 @@ import predict
 import pretrain
 import train
 import training
+from conftest import run_of
 
 STAGES = command_line.STAGES
 
@@ -67,7 +68,7 @@ def test_every_curated_clip_is_scored_by_the_network_of_its_fold(finished):
 @pytest.fixture
 def run(finished):
     """What a stage is given on the finished run."""
-    return command_line.prepare(command_line._parser("").parse_args([*map(str, finished[2])]))
+    return run_of(*finished[2])
 
 
 def jobs_of(work, run, tasks, monkeypatch):
@@ -286,23 +287,22 @@ class TestUnreadableTrainingClips:
     def test_are_left_out_loudly(self, arguments, run_stage, capsys, tmp_path):
         run_stage("preprocess", *arguments, "--skip-unreadable")
         assert "left out 1 of 12 curated clips: curated04.wav" in capsys.readouterr().err
-        options = [*map(str, arguments), "--skip-unreadable"]
-        run = command_line.prepare(command_line._parser("").parse_args(options))
+        run = run_of(*arguments, "--skip-unreadable")
         assert list(run.examples("curated").clips) == [0, 1, 2, 3, *range(5, 12)]
         assert list(run.examples("noisy").clips) == [0, 2, 3, 4, 5]
 
-    def test_no_noisy_clip_is_left(self, arguments, run_stage, tmp_path):
-        for path in (tmp_path / "in" / "audio_train").glob("noisy*"):
+    @pytest.mark.parametrize(
+        ("split", "message"),
+        [
+            ("noisy", "error: no noisy clip can be read: mend them, or"),
+            ("curated", "error: no curated clip can be read: mend them"),
+        ],
+    )
+    def test_no_clip_is_left(self, arguments, run_stage, tmp_path, split, message):
+        for path in (tmp_path / "in" / "audio_train").glob(f"{split}*"):
             path.write_bytes(b"")
         run_stage("preprocess", *arguments, "--skip-unreadable")
-        with pytest.raises(SystemExit, match="error: no noisy clip can be read: mend them, or"):
-            run_stage("pretrain", *arguments, "--skip-unreadable")
-
-    def test_no_curated_clip_is_left(self, arguments, run_stage, tmp_path):
-        for path in (tmp_path / "in" / "audio_train").glob("curated*"):
-            path.write_bytes(b"")
-        run_stage("preprocess", *arguments, "--skip-unreadable")
-        with pytest.raises(SystemExit, match="error: no curated clip can be read: mend them"):
+        with pytest.raises(SystemExit, match=message):
             run_stage("pretrain", *arguments, "--skip-unreadable")
 
     def test_mended_clips_are_read(self, arguments, run_stage, clips, tmp_path):

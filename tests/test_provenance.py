@@ -15,7 +15,7 @@ import command_line
 import config
 import predict
 import provenance
-from conftest import TINY
+from conftest import TINY, run_of
 from errors import MissingResult
 from provenance import Result, differences, fingerprint
 
@@ -174,23 +174,19 @@ def test_another_seed_trains_again_and_is_not_mixed_with_the_old(finished, monke
         run("train")
 
 
-def test_a_stacker_setting_stacks_again_only(finished, monkeypatch):
+@pytest.mark.parametrize(
+    ("setting", "change"),
+    [
+        ({"stacker_epochs": 3}, "settings.stacker_epochs 20 -> 3"),
+        ({"stack_weight": 3.0}, "weights.v1mix 2.1 -> 3.0"),
+    ],
+)
+def test_a_setting_of_the_stackers_stacks_again_only(finished, monkeypatch, setting, change):
     _, run = finished
-    changed = config.Profile(("v1mix",), {**TINY, "stacker_epochs": 3})
-    monkeypatch.setitem(config.PROFILES, "tiny", changed)
+    monkeypatch.setitem(config.PROFILES, "tiny", config.Profile(("v1mix",), {**TINY, **setting}))
     said = run()
     assert made(said) == set()
-    assert "settings.stacker_epochs 20 -> 3" in said
-    assert "stacker fold 1: wrote its weights" in said
-
-
-def test_another_weight_in_the_ensemble_stacks_again_only(finished, monkeypatch):
-    _, run = finished
-    changed = config.Profile(("v1mix",), {**TINY, "stack_weight": 3.0})
-    monkeypatch.setitem(config.PROFILES, "tiny", changed)
-    said = run()
-    assert made(said) == set()
-    assert "weights.v1mix 2.1 -> 3.0" in said
+    assert change in said
     assert "stacker fold 1: wrote its weights" in said
 
 
@@ -209,8 +205,7 @@ def test_a_changed_noisy_label_trains_all_again(finished):
 def test_other_classes_are_another_training(finished):
     """Even where their labels look alike, as where one that no clip has is renamed."""
     root, _ = finished
-    options = ("--input", root / "in", "--output", root / "out", "--profile", "tiny")
-    run = command_line.prepare(command_line._parser("").parse_args([*map(str, options)]))
+    run = run_of("--input", root / "in", "--output", root / "out", "--profile", "tiny")
     renamed = dataclasses.replace(run.dataset, classes=["Bark", "Purr", "Tick-tock"])
     other = dataclasses.replace(run, dataset=renamed)
     chosen = run.configs[0]

@@ -8,8 +8,8 @@ import pytest
 
 import audio
 import clipstore
-import command_line
 import logmel
+from conftest import run_of
 from features import global_features
 from time_frequency import Melspectrogram
 
@@ -42,7 +42,7 @@ def test_preprocessing_of_the_laid_out_set(laid_out, tiny_profile, run_stage):
         tiny_profile,
     ]
     run_stage("preprocess", *arguments)
-    run = command_line.prepare(command_line._parser("").parse_args(map(str, arguments)))
+    run = run_of(*arguments)
     assert len(run.dataset.classes) == 10
     for split, n_clips in {"curated": 60, "noisy": 40, "test": 20}.items():
         examples = run.examples(split)
