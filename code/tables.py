@@ -116,11 +116,11 @@ def multi_hot(table: pd.DataFrame, classes: list[str], source: str) -> np.ndarra
             if name in column:
                 labels[i, column[name]] = 1
             else:
-                near = difflib.get_close_matches(name, classes, n=1, cutoff=0) * (
-                    len(unknown) < SHOWN  # it takes milliseconds, and rows may be many
-                )
-                hint = f" (nearest: {near[0]})" if near else ""
-                unknown.append(f"row {row}: {name!r}{hint}")
+                fault = f"row {row}: {name!r}"
+                if len(unknown) < SHOWN:  # only those that are shown: it takes milliseconds
+                    for near in difflib.get_close_matches(name, classes, n=1, cutoff=0):
+                        fault += f" (nearest: {near})"
+                unknown.append(fault)
     path = table.attrs.get("path")
     raise_if(unknown, path, f"labels that {source} does not have")
     raise_if(empty, path, "clips without a label")
