@@ -17,7 +17,7 @@ BLOCK_SAMPLES = 1 << 20
 LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000  # Hz; others are lies, and costly to resample
 INT16_SCALE = 1 / 32768
 LARGEST = 1e4  # of float files; full scale is 1
-# The last of a file that is called .raw: it says nothing of its rate.
+# TypeError is for names that end in .raw: soundfile wants to be told the format of such files.
 NOT_DECODED = (sf.SoundFileError, OSError, RuntimeError, ValueError, TypeError)
 
 

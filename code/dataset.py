@@ -24,16 +24,12 @@ DEEPEST = 4  # folder below the one where a competition is looked for
 
 @dataclass(frozen=True)
 class Split:
-    """Clips in the order of their table.
-
-    fnames : file names; files : where they lie; labels : multi-hot int8 (clips, classes), None
-    where unknown; usage : "Public" or "Private" per clip, None where unknown.
-    """
+    """Clips in the order of their table."""
 
     fnames: list[str]
-    files: list[ClipFile]
-    labels: np.ndarray | None
-    usage: np.ndarray | None = None
+    files: list[ClipFile]  # where they lie
+    labels: np.ndarray | None  # multi-hot int8 (clips, classes), None where unknown
+    usage: np.ndarray | None = None  # "Public" or "Private" per clip, None where unknown
 
     def __len__(self) -> int:
         return len(self.fnames)
@@ -41,10 +37,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """classes : in the order of the networks' outputs; the splits by name, empty ones included."""
+    """What the user's tables and clips hold."""
 
-    classes: list[str]
-    splits: dict[str, Split]
+    classes: list[str]  # in the order of the networks' outputs
+    splits: dict[str, Split]  # by name, empty ones included
 
     def __getitem__(self, name: str) -> Split:
         return self.splits[name]

@@ -62,22 +62,23 @@ def _kernel_gradient(inputs, upstream, kernel_shape):
     With as many zeros around a clip as the kernel reaches beyond it, a shift in time and mel is
     one shift of all positions in their order in memory, and nothing is copied but the padding.
     """
-    time, mel, channels, filters = kernel_shape
-    row = inputs.shape[2] + mel - 1  # positions from one frame to the next
+    height, width, channels, filters = kernel_shape  # in time and mel
+    row = inputs.shape[2] + width - 1  # positions from one frame to the next
     # One row of zeros more than that, for what the last shifts lay beyond the end.
-    around_inputs = (((time - 1) // 2, time // 2 + 1), ((mel - 1) // 2, mel // 2), (0, 0))
-    around_upstream = ((0, 0), (0, mel - 1), (0, 0))
+    around_inputs = (((height - 1) // 2, height // 2 + 1), ((width - 1) // 2, width // 2), (0, 0))
+    around_upstream = ((0, 0), (0, width - 1), (0, 0))
 
     def of_clip(clip):
-        x = tf.reshape(tf.pad(inputs[clip], around_inputs), (-1, channels))
+        x = tf.reshape(tf.pad(inputs[clip], around_inputs), (-1, channels))  # (positions, channels)
         dy = tf.reshape(tf.pad(upstream[clip], around_upstream), (-1, filters))
-        shifts = [i * row + j for i in range(time) for j in range(mel)]
+        shifts = [i * row + j for i in range(height) for j in range(width)]
+        # (height * width, channels, filters)
         return tf.stack([tf.matmul(x[s : s + dy.shape[0]], dy, transpose_a=True) for s in shifts])
 
     def add(clip, total):
         return clip + 1, total + of_clip(clip)
 
-    start = 0, tf.zeros((time * mel, channels, filters))
+    start = 0, tf.zeros((height * width, channels, filters))
     _, total = tf.while_loop(
         lambda clip, _: clip < tf.shape(inputs)[0], add, start, parallel_iterations=1
     )
