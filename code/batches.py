@@ -19,18 +19,12 @@ from config import Config, Schedule
 
 @dataclass(frozen=True)
 class Examples:
-    """Some clips of a store.
-
-    store : Clips
-    clips : int (n,), which clips of the store
-    labels : multi-hot int8 (all clips of the store, classes), None where unknown
-    views : rows of float32 (all clips of the store, 3, frames, n_mels), which `views` prepared
-    """
+    """Some clips of a store, with labels and views of all of its clips."""
 
     store: Clips
-    clips: np.ndarray
-    labels: np.ndarray | None
-    views: npy.Rows | np.ndarray | None = None
+    clips: np.ndarray  # int (n,), which clips of the store
+    labels: np.ndarray | None  # multi-hot int8 (all clips, classes), None where unknown
+    views: npy.Rows | np.ndarray | None = None  # float32 (all clips, 3, frames, n_mels)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -102,7 +96,9 @@ def training_batches(
         y = smooth_labels(labels[batch], config.label_smoothing)
         if epoch < schedule.milestones[0] and rng.random() < schedule.mixup_prob:
             sound, y = mixup(sound, y, config, rng)
-        yield _inputs(store, batch, sound, config), y
+        if config.frontend == "logmel":
+            sound = logmel.normalise(sound)
+        yield {"audio": sound.astype(np.float32, copy=False), **store.inputs(batch)}, y
 
 
 def prefetch(batches: Iterable) -> Iterator:
@@ -132,13 +128,3 @@ def crops_of(store: Clips, config: Config) -> tuple[Callable, np.ndarray, int]:
     if config.frontend == "logmel":
         return store.decibels, store.n_frames, config.crop_frames
     return store.waveform, store.n_samples, config.crop_samples
-
-
-def _inputs(store, clips, sound, config: Config) -> dict[str, np.ndarray]:
-    if config.frontend == "logmel":
-        sound = logmel.normalise(sound)
-    return {
-        "audio": sound.astype(np.float32, copy=False),
-        "length": store.lengths[clips, None],
-        "global_feat": store.features[clips],
-    }

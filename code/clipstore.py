@@ -17,23 +17,23 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import joblib
 import numpy as np
 import pandas as pd
 
 import audio
-import checkpoints
 import logmel
 import npy
 import processes
+from checkpoints import Checkpoint
 from clip_files import ClipFile
 from config import PREPROCESSING_SETTINGS, Config
 from errors import UnreadableClip
-from features import N_FEATURES, global_features
+from features import N_FEATURES, NUM_STEPS, global_features
 from outputs import written_whole
 
-NUM_STEPS = 128
 SECONDS_PER_LENGTH_UNIT = 10  # the length feature is in tens of seconds
 BATCH_CLIPS = 256  # after an interruption, they and the rounds under way are done again
 CLIPS_IN_ROUND = 64
@@ -41,15 +41,24 @@ ROUNDS_AT_ONCE = 2  # so many rounds of clips at most wait in memory to be writt
 CLIPS_AT_ONCE = 2  # a process is sent so many together
 RECORD = "store.json"
 STORE_FILES = ("samples.npy", "logmel.npy", "features.npy", "clips.csv")
-COLUMNS = (
-    *("fname", "first_sample", "n_samples", "first_frame", "n_frames"),
-    *("length", "scale", "fault"),
-)
 CSV_TYPES = {
     "dtype": {"fname": str, "fault": str},
     "keep_default_na": False,
     "float_precision": "round_trip",  # the default is off by a bit in the last place
 }
+
+
+class Row(NamedTuple):
+    """A row of clips.csv."""
+
+    fname: str
+    first_sample: int
+    n_samples: int
+    first_frame: int
+    n_frames: int
+    length: float  # the trimmed length, in tens of seconds
+    scale: float  # of the samples
+    fault: str
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ class PreparedClip:
 
 def settings_of(config: Config) -> dict:
     """The settings that a clip store depends on."""
-    return {name: getattr(config, name) for name in PREPROCESSING_SETTINGS}
+    return config.values_of(PREPROCESSING_SETTINGS)
 
 
 def prepare_all(files: list[ClipFile], settings: dict) -> Iterator[PreparedClip]:
@@ -115,7 +124,7 @@ def prepare(clip: ClipFile, settings: dict) -> PreparedClip:
 
 def prepare_waveform(waveform: np.ndarray, settings: dict) -> PreparedClip:
     """Global features, then trimming, then the log-mel of float32 (samples,)."""
-    features = global_features(waveform, NUM_STEPS)
+    features = global_features(waveform)
     trimmed = audio.trim(waveform)
     decibels = logmel.log_mel(trimmed, **settings)
     samples, scale = audio.to_int16(trimmed)
@@ -137,34 +146,33 @@ class Writer:
     folder : Path
     settings : dict
         As `settings_of` gives.
-    checkpoint : Path
-        Where the table so far is saved after every batch, with checksums of the arrays so far.
-    source : str
-        Fingerprint of what the store is made from. What came from another source, or is not as it
-        was written, is started anew.
+    checkpoint : Checkpoint
+        Where the table so far is saved after every batch, with checksums of the arrays so far. What
+        came from another source, or is not as it was written, is started anew.
 
     Use as a context manager; `len` is the number of clips that are in already.
     """
 
-    def __init__(self, folder: Path, settings: dict, checkpoint: Path, source: str):
+    def __init__(self, folder: Path, settings: dict, checkpoint: Checkpoint):
         self._folder, self._settings = folder, settings
-        self._checkpoint, self._source = checkpoint, source
+        self._checkpoint = checkpoint
         folder.mkdir(parents=True, exist_ok=True)
-        saved = checkpoints.load(checkpoint, source)
+        saved = checkpoint.load()
         if saved:
             table = pd.read_csv(io.BytesIO(saved["table"].tobytes()), **CSV_TYPES)
-            self._rows = list(table.itertuples(index=False, name=None))
+            self._rows = [Row(*row) for row in table.itertuples(index=False)]
             try:
                 self._arrays = self._open_arrays(saved["checksums"].tolist())
                 return
             except (OSError, ValueError) as error:
                 print(f"warning: {error}: starting again")
         self._rows = []
-        checkpoint.unlink(missing_ok=True)  # of another source, perhaps
+        checkpoint.remove()  # of another source, perhaps
         self._arrays = self._open_arrays([0, 0, 0])
 
     def _open_arrays(self, checksums: list[int]):
-        n_samples, n_frames = (sum(row[i] for row in self._rows) for i in (2, 4))
+        n_samples = sum(row.n_samples for row in self._rows)
+        n_frames = sum(row.n_frames for row in self._rows)
         layout = (
             ("samples.npy", np.int16, (), n_samples),
             ("logmel.npy", np.float16, (self._settings["n_mels"],), n_frames),
@@ -189,12 +197,12 @@ class Writer:
     def _commit(self) -> str:
         """First the arrays, then the table: the table never speaks of what is not there."""
         checksums = [array.commit() for array in self._arrays]
-        table = pd.DataFrame(self._rows, columns=COLUMNS).to_csv(index=False)
+        table = pd.DataFrame(self._rows, columns=Row._fields).to_csv(index=False)
         saved = {
             "table": np.frombuffer(table.encode(), np.uint8),
             "checksums": np.array(checksums, np.int64),
         }
-        checkpoints.save(self._checkpoint, self._source, saved)
+        self._checkpoint.save(saved)
         return table
 
     def __enter__(self):
@@ -213,11 +221,12 @@ class Writer:
         return {path: known for array in self._arrays for path, known in array.written().items()}
 
 
-def _row(fname: str, clip: PreparedClip, first_sample: int, first_frame: int, settings: dict):
-    """A row of clips.csv: COLUMNS."""
+def _row(
+    fname: str, clip: PreparedClip, first_sample: int, first_frame: int, settings: dict
+) -> Row:
     length = len(clip.samples) / settings["sample_rate"] / SECONDS_PER_LENGTH_UNIT
     where = (first_sample, len(clip.samples), first_frame, len(clip.logmel))
-    return (fname, *where, length, clip.scale, clip.fault)
+    return Row(fname, *where, length, clip.scale, clip.fault)
 
 
 class Clips:
@@ -225,7 +234,7 @@ class Clips:
 
     Parameters
     ----------
-    table : DataFrame with the columns COLUMNS
+    table : DataFrame with the columns of `Row`
     samples, frames, features : what samples.npy, logmel.npy and features.npy hold
 
     Attributes
@@ -257,6 +266,10 @@ class Clips:
         named = zip(self.fnames, self.faults, strict=True)
         return [f"{fname} {fault}" for fname, fault in named if fault]
 
+    def inputs(self, clips: np.ndarray) -> dict[str, np.ndarray]:
+        """What networks take beside the sound: `length` (n, 1), `global_feat` (n, 128, 12)."""
+        return {"length": self.lengths[clips, None], "global_feat": self.features[clips]}
+
     def waveform(self, clip: int, start: int, length: int) -> np.ndarray:
         """Samples start to start + length, zeros outside the clip: float32 (length,)."""
         clip_in_file = self._first_sample[clip], self.n_samples[clip]
@@ -287,7 +300,7 @@ def in_memory(prepared: list[PreparedClip], settings: dict) -> Clips:
         np.concatenate([getattr(clip, name) for clip in prepared]) for name in ("samples", "logmel")
     )
     features = np.stack([clip.features for clip in prepared])
-    return Clips(pd.DataFrame(rows, columns=COLUMNS), samples, frames, features)
+    return Clips(pd.DataFrame(rows, columns=Row._fields), samples, frames, features)
 
 
 def _window(rows: npy.Rows | np.ndarray, offset: int, n: int, start: int, length: int, fill: float):

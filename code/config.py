@@ -79,6 +79,10 @@ class Config:
     stacker_epochs: int = 1000
     stacker_patience: int = 15
 
+    def values_of(self, names: tuple[str, ...]) -> dict:
+        """Some settings, such as `TRAINING_SETTINGS`, with their values."""
+        return {name: getattr(self, name) for name in names}
+
     @property
     def crop_frames(self) -> int:
         """Log-mel frames in one crop: ceil(crop_samples / n_hop), as 'same' convolution gives."""
@@ -86,7 +90,7 @@ class Config:
 
     @property
     def has_large_maps(self) -> bool:
-        """Has one clip feature maps of four megabytes? Then training keeps few (`recompute`)."""
+        """Is a feature map of one clip 4 MB or larger? Then training keeps few (`recompute`)."""
         widest = max(self.stem_channels, self.scaled_block_filters[0])
         return self.crop_frames * self.n_mels * widest >= 2**20
 
@@ -194,7 +198,9 @@ def from_json(values: dict) -> Config:
     return Config(**{**tuples(values), **schedules})
 
 
+# What results depend on.
 PREPROCESSING_SETTINGS = ("sample_rate", "n_dft", "n_hop", "n_mels")
+VIEW_SETTINGS = (*PREPROCESSING_SETTINGS, "frontend", "crop_samples")
 _FOLDS = ("n_folds", "fold_seed")
 STACKING_SETTINGS = (
     *_FOLDS,

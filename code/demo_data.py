@@ -4,16 +4,17 @@ Twelve of FSDKaggle2019's 80 classes, each a small physical model of its sound w
 tempo and timbre. First the sound models and their table, then the mixing, then the writing.
 """
 
-import csv
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import soundfile as sf
 from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
 from scipy.signal import lfilter
-from tqdm import tqdm
+
+import progress
 
 SAMPLE_RATE = 44_100  # Hz
 SPEED_OF_SOUND = 343.0  # m/s
@@ -364,28 +365,20 @@ def _write_dataset(root: Path, rng: Rng, n_curated: int, n_noisy: int, n_test: i
     _write_labels(root / "train_noisy.csv", noisy, noisy_labels)
     usage = np.where(public, "Public", "Private")
     _write_labels(root / "test_post_competition.csv", test, test.values(), usage=usage)
-    submission = ([fname] + [0] * len(CLASSES) for fname in test)
-    _write_csv(root / "sample_submission.csv", ["fname", *CLASSES], submission)
+    submission = pd.DataFrame({"fname": list(test), **dict.fromkeys(CLASSES, 0)})
+    submission.to_csv(root / "sample_submission.csv", index=False)
 
 
 def _write_clips(folder: Path, labels: dict[str, tuple[str, ...]], rng: Rng) -> None:
     folder.mkdir(parents=True)
     clips = zip(labels.items(), rng.spawn(len(labels)), strict=True)
-    label = f"making {folder.name}"
-    bar = tqdm(clips, label, len(labels), unit="clip", leave=False, disable=None)
+    bar = progress.bar(f"making {folder.name}", len(labels), iterable=clips)
     for (fname, row), clip_rng in bar:
         samples = np.round(make_clip(row, clip_rng) * 32767).astype(np.int16)
         sf.write(folder / fname, samples, SAMPLE_RATE, subtype="PCM_16")
 
 
 def _write_labels(path: Path, fnames: Iterable[str], labels: Iterable, **columns: Iterable) -> None:
-    joined = (",".join(row) for row in labels)
-    rows = zip(fnames, joined, *columns.values(), strict=True)
-    _write_csv(path, ["fname", "labels", *columns], rows)
-
-
-def _write_csv(path: Path, header: list[str], rows: Iterable) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+    joined = [",".join(row) for row in labels]
+    table = pd.DataFrame({"fname": list(fnames), "labels": joined, **columns})
+    table.to_csv(path, index=False)

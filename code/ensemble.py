@@ -32,36 +32,38 @@ def stack(run: Run, fnames: list[str], oof: np.ndarray, truth: np.ndarray) -> np
     fold_of = assign_folds(truth, config.n_folds, config.fold_seed)
     stacked = np.empty(truth.shape)
     for fold in range(config.n_folds):
-        result, source = run.stacker(fold), run.stacker_source(fold)
+        result = run.stacker(fold)
         validated = np.flatnonzero(fold_of == fold)
-        if run.is_pending(result, source):
+        if run.is_pending(result):
             result.unseal()
             trainer = trainer or StackerTrainer(oof, truth, fold_of, config)
-            kept = trainer.fit(fold, result.checkpoint, result.fingerprint(source))
+            kept = trainer.fit(fold, result.checkpoint)
             names = [fnames[clip] for clip in validated]
             write_scores(result.files["scores"], names, classes, kept.scores)
             trainer.state.write_weights(result.files["weights"], kept)
-            result.seal(source)
+            result.seal()
             print(f"{result.name}: wrote its weights (epoch {kept.epoch}, LRAP {kept.lrap:.4f})")
         stacked[validated] = read_scores(result.files["scores"]).to_numpy()
     return stacked
 
 
-def read_predictions(run: Run, part: str, fnames: list[str]) -> list[np.ndarray]:
-    """Every experiment's scores of the given clips: one (clips, classes) each.
+def read_predictions(run: Run, part: str, fnames: list[str]) -> dict[str, np.ndarray]:
+    """Every experiment's scores of the given clips, by its name: (clips, classes) each.
+
+    part : "oof" or "test"
 
     Raises
     ------
     MissingResult
         If some are missing, damaged, or were predicted for other clips, folds or settings.
     """
-    scores = []
+    scores = {}
     for config in run.configs:
         for fold in run.folds:  # of the present settings, not only of the same folds
-            run.fold(config, fold).require(run.fold_source(config, fold))
+            run.fold(config, fold).require()
         result = run.predictions(config)
-        result.require(run.predictions_source(config))
-        scores.append(read_scores(result.files[part]).loc[fnames].to_numpy())
+        result.require()
+        scores[config.name] = read_scores(result.files[part]).loc[fnames].to_numpy()
     return scores
 
 
@@ -86,33 +88,27 @@ def main(run: Run) -> None:
     clips = curated.clips[np.isin(run.folds_of_clips()[curated.clips], run.folds)]
     fnames, truth = [curated.store.fnames[clip] for clip in clips], curated.labels[clips]
     oof = read_predictions(run, "oof", fnames)
-    result, source = run.ensemble(), run.ensemble_source()
-    stackers = range(run.configs[0].n_folds)
-    if any(run.stacker(fold).fault(run.stacker_source(fold)) for fold in stackers):
+    result, stackers = run.ensemble(), range(run.configs[0].n_folds)
+    if any(run.stacker(fold).fault() for fold in stackers):
         result.unseal()  # which tag.py needs them for
-    if run.is_pending(result, source):
+    if run.is_pending(result):
         result.unseal()
         weights = [config.stack_weight for config in run.configs]
-        stacked = stack(run, fnames, stacker_input(oof, weights), truth)
-        ensemble, names = describe(run), [*(config.name for config in run.configs), "ensemble"]
-        predicted, submission = [], np.empty((0, len(classes)))
+        oof["ensemble"] = stack(run, fnames, stacker_input([*oof.values()], weights), truth)
+        ensemble, predicted = describe(run), {}
         if len(test):
             predicted = read_predictions(run, "test", test.fnames)
-            submission = ensemble.stack(dict(zip(names[:-1], predicted, strict=True)))
-        if not all(((scores >= 0) & (scores <= 1)).all() for scores in (stacked, submission)):
-            raise PipelineError("the stacker's scores are not in [0, 1]: no submission was written")
-        report.write(
-            run,
-            truth,
-            oof=dict(zip(names, [*oof, stacked], strict=True)),
-            test=dict(zip(names, [*predicted, submission], strict=True)) if predicted else {},
-        )
-        write_scores(result.files["oof"], fnames, classes, stacked)
+            predicted["ensemble"] = ensemble.stack(predicted)
+        for scores in (oof, predicted):
+            if scores and not np.isfinite(scores["ensemble"]).all():
+                raise PipelineError("a stacker's scores are no numbers: no submission was written")
+        report.write(run, truth, oof, predicted)
+        write_scores(result.files["oof"], fnames, classes, oof["ensemble"])
         run.outputs.table("submission").unlink(missing_ok=True)  # of an earlier test set, perhaps
         if predicted:
-            write_scores(result.files["submission"], test.fnames, classes, submission)
+            write_scores(result.files["submission"], test.fnames, classes, predicted["ensemble"])
         trained.write(ensemble)
-        result.seal(source)
+        result.seal()
     report.show(result)
 
 

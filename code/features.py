@@ -4,10 +4,11 @@ import numpy as np
 
 PERCENTILES = (0, 1, 25, 30, 50, 60, 75, 99, 100)
 N_FEATURES = 3 + len(PERCENTILES)
+NUM_STEPS = 128
 BLOCK_SAMPLES = 1 << 19  # of windows worked on at once: some 10 MB, or one window of any length
 
 
-def global_features(waveform: np.ndarray, num_steps: int = 128) -> np.ndarray:
+def global_features(waveform: np.ndarray, num_steps: int = NUM_STEPS) -> np.ndarray:
     """Mean, standard deviation, range and nine percentiles of `num_steps` windows.
 
     With stride = samples / num_steps, window s covers the samples from `s * stride - stride / 2`

@@ -39,9 +39,16 @@ def visible() -> list[str]:
 def share_out(function: Callable, run, tasks: list) -> None:
     """`function(run, tasks)`: here where there are not several GPUs; else a share on each.
 
-    function : of a module, so that another process can import it; run : the Run, as it takes it;
-    tasks : an experiment each, or an experiment and a fold
+    Parameters
+    ----------
+    function : Callable
+        Of a module, so that another process can import it.
+    run : Run
+    tasks : list
+        An experiment each, or an experiment and a fold.
 
+    Notes
+    -----
     A share keeps the order of its tasks. If one fails, the others are stopped: what they had
     finished is there, and the same command goes on.
     """

@@ -14,16 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 import command_line
 import packed
+import progress
 import trained
 import views
 from clipstore import RECORD, STORE_FILES, ClipStore
 from errors import MissingResult, PipelineError
 from outputs import OutputFolder, write_json, written_whole
-from prediction import Predictor, inputs_of
+from prediction import Predictor
 from trained import Trained
 
 CODE = Path(__file__).resolve().parent
@@ -47,7 +47,7 @@ def pack(ensemble: Trained, folder: Path, clips: ClipStore) -> Trained:
     """
     n_networks = len(ensemble.configs) * len(ensemble.folds)
     changes = []  # of the scores, the largest for each network that was packed
-    with tqdm(total=n_networks, desc="packing", unit="network", leave=False, disable=None) as bar:
+    with progress.bar("packing", n_networks, "network") as bar:
         for config in ensemble.configs:
             predictor, networks = Predictor(config, len(ensemble.classes)), {}
             inputs = compared(clips, predictor)
@@ -77,7 +77,7 @@ def pack(ensemble: Trained, folder: Path, clips: ClipStore) -> Trained:
 def compared(clips: ClipStore, predictor: Predictor) -> dict[str, np.ndarray]:
     """Some clips, evenly spread, as inputs of a predictor."""
     chosen = np.unique(np.linspace(0, len(clips) - 1, COMPARED_CLIPS).astype(int))
-    return inputs_of(clips, chosen, views.of_clips(clips, chosen, predictor.config))
+    return {"views": views.of_clips(clips, chosen, predictor.config), **clips.inputs(chosen)}
 
 
 def modules_of(script: str) -> list[str]:

@@ -4,10 +4,9 @@ import keras
 from keras import layers, ops
 
 import precision
-from clipstore import NUM_STEPS
 from config import Config
 from errors import InputError
-from features import N_FEATURES
+from features import N_FEATURES, NUM_STEPS
 from layers import AveragePooling2D, Conv2D, FusedBatchNormalization, SharedKernelPooling
 from recompute import FrugalNetwork
 
@@ -143,6 +142,7 @@ def _conv_unit(x, filters: int, config: Config, name: str):
 
 
 def _norm_relu(x, config: Config, name: str):
+    # `prediction` finds the convolutions of a batch norm by these names.
     x = FusedBatchNormalization(momentum=MOMENTUM, name=f"{name}_norm")(x)
     x = layers.ReLU(name=f"{name}_relu")(x)
     return _squeeze_excite(x, name) if config.squeeze_excite else x
@@ -213,3 +213,14 @@ def _global_branch(x, config: Config):
         gru = layers.GRU(config.gru_units, return_sequences=True, dtype="float32")
         x = layers.Bidirectional(gru, merge_mode="sum", name=name, dtype="float32")(x)  # (128, 128)
     return ops.max(x, axis=1)  # (128,), over the windows
+
+
+def multiply_adds(config: Config) -> float:
+    """Multiplications of one crop's convolutions: what the time of a network goes by."""
+    sizes = MSC_KERNELS if config.stem == "msc" else (3,)
+    n_frames, n_mels, before = config.crop_frames, config.n_mels, config.stem_channels
+    work = n_frames * n_mels * before * sum(size**2 for size in sizes) / len(sizes)
+    for filters in config.scaled_block_filters:
+        work += n_frames * n_mels * filters * (9 * (before + filters) + config.cat * 2 * filters)
+        n_frames, n_mels, before = -(-n_frames // 2), -(-n_mels // 2), filters
+    return work

@@ -23,7 +23,8 @@ from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
+
+import progress
 
 BLOCK_BYTES = 1 << 22
 HEAD_BYTES = 128  # a .npy file's header, for any array that is stored here
@@ -150,8 +151,8 @@ def size_and_checksum(file: BinaryIO, n_bytes: int) -> tuple[int, int]:
     """How many of the next `n_bytes` there are, and their CRC-32; ends behind them."""
     checksum, size = 0, 0
     # Clip stores are large: whoever waits for seconds sees what for.
-    label = {"desc": f"checking {Path(file.name).name}", "unit": "B", "unit_scale": True}
-    with tqdm(total=n_bytes, **label, delay=2, leave=False, disable=None) as bar:
+    label = f"checking {Path(file.name).name}"
+    with progress.bar(label, n_bytes, "B", unit_scale=True, delay=2) as bar:
         while block := file.read(min(BLOCK_BYTES, n_bytes - size)):
             checksum, size = zlib.crc32(block, checksum), size + len(block)
             bar.update(len(block))

@@ -23,16 +23,14 @@ def main(run: Run) -> None:
     # All that is missing is said before hours of work.
     for config in run.configs:
         for fold in run.folds:
-            run.fold(config, fold).require(run.fold_source(config, fold))
+            run.fold(config, fold).require()
     if not len(test):
         print("no test clips to predict")
     pending = [
         (config, fold)
         for config in run.configs
-        for fold in run.folds * bool(len(test))
-        if run.is_pending(
-            run.fold_test_scores(config, fold), run.fold_test_scores_source(config, fold)
-        )
+        for fold in run.folds
+        if len(test) and run.is_pending(run.fold_test_scores(config, fold))
     ]
     gpus.share_out(predict_folds, run, pending)
     for config in run.configs:
@@ -47,18 +45,17 @@ def predict_folds(run: Run, tasks: list[tuple[Config, int]]) -> None:
             predictor = Predictor(config, len(classes))  # serves all folds of an experiment
             viewed = run.with_views(test, "test", config)
         result = run.fold_test_scores(config, fold)
-        source = run.fold_test_scores_source(config, fold)
         result.unseal()
         predictor.load_weights(run.fold(config, fold).files["weights"])
-        label, fingerprint = f"{config.name} fold {fold}", result.fingerprint(source)
-        scores = predictor.predict(viewed, label, result.checkpoint, fingerprint)
+        label = f"{config.name} fold {fold}"
+        scores = predictor.predict(viewed, label, result.checkpoint)
         if not np.isfinite(scores).all():
             raise PipelineError(
                 f"{label} gives scores that are no numbers: train it again with "
                 "precision='float32' in code/config.py"
             )
         write_scores(result.files["scores"], test.store.fnames, classes, scores)
-        result.seal(source)
+        result.seal()
 
 
 def gather(run: Run, config: Config) -> None:
@@ -75,7 +72,7 @@ def gather(run: Run, config: Config) -> None:
         scores = np.mean([read_scores(path).to_numpy() for path in paths], axis=0)
         write_scores(result.files["test"], run.dataset["test"].fnames, classes, scores)
         written += f" and {result.files['test']} ({len(scores)} clips, mean of {len(paths)} folds)"
-    result.seal(run.predictions_source(config))
+    result.seal()
     print(f"{config.name}: wrote {written}")
 
 

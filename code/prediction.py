@@ -1,16 +1,15 @@
 """Scores with three views per clip (3-TTA), from log-mels that all networks share (`views`)."""
 
 import dataclasses
-import time
 from pathlib import Path
 
 import keras
 import numpy as np
 from keras import ops
 
-import checkpoints
+import progress
 from batches import Examples, prefetch, split
-from clipstore import Clips
+from checkpoints import Checkpoint
 from config import Config
 from layers import FusedBatchNormalization
 from models import build_tagger
@@ -60,29 +59,26 @@ class Predictor:
         return self._of_views.predict_on_batch(inputs)
 
     def predict(
-        self, clips: Examples, label: str, checkpoint: Path | None = None, source: str = ""
+        self, clips: Examples, label: str, checkpoint: Checkpoint | None = None
     ) -> np.ndarray:
         """Scores of all clips: float32 (clips, classes).
 
         With a checkpoint, scores are saved every ten seconds, and prediction goes on after those
-        that are there from the same source.
+        that it has.
         """
         n_classes = self._network.output_shape[-1]
         scores, n_done = np.zeros((len(clips), n_classes), np.float32), 0
-        saved = checkpoints.load(checkpoint, source) if checkpoint else None
+        saved = checkpoint.load() if checkpoint else None
         if saved:
             n_done = int(saved["n_done"])
             scores[:n_done] = saved["scores"][:n_done]
             print(f"{label}: going on after the first {n_done} clips")
-        saved_at = time.monotonic()
-        with checkpoints.progress(label, len(clips), n_done) as bar:
+        with progress.bar(label, len(clips), done=n_done) as bar:
             for positions, inputs in prefetch(_batches(clips, n_done, self.config)):
                 scores[positions] = self.predict_on_batch(inputs)
                 bar.update(len(positions))
-                if checkpoint and time.monotonic() - saved_at > checkpoints.SECONDS_BETWEEN:
-                    done = np.array(positions[-1] + 1)
-                    checkpoints.save(checkpoint, source, {"scores": scores, "n_done": done})
-                    saved_at = time.monotonic()
+                if checkpoint and checkpoint.is_due():
+                    checkpoint.save({"scores": scores, "n_done": np.array(positions[-1] + 1)})
         return scores
 
     def _merge(self) -> None:
@@ -105,7 +101,10 @@ class Predictor:
 
 
 def _normed_convolutions(network: keras.Model) -> dict[str, list[str]]:
-    """For each batch norm the convolutions whose channels, side by side, it sees, by name."""
+    """Names of the convolutions that feed each batch norm, in the order of its channels.
+
+    `models` names them alike: "stem_conv3x3", "stem_conv5x5" and "stem_conv7x7" feed "stem_norm".
+    """
     convolutions = sorted(
         layer.name for layer in network.layers if isinstance(layer, keras.layers.Conv2D)
     )
@@ -153,14 +152,8 @@ def _of_views(network: keras.Model) -> keras.Model:
     return keras.Model(inputs, tags, name=f"{network.name}_of_views")
 
 
-def inputs_of(store: Clips, clips: np.ndarray, views: np.ndarray) -> dict[str, np.ndarray]:
-    """What `Predictor.predict_on_batch` takes, for some clips of a store and their views."""
-    features = store.features[clips]
-    return {"views": views, "length": store.lengths[clips, None], "global_feat": features}
-
-
 def _batches(clips: Examples, n_done: int, config: Config):
     """Positions and inputs; as many crops at once as training has."""
     for positions in split(np.arange(n_done, len(clips)), max(1, config.batch_size // N_VIEWS)):
         batch = clips.clips[positions]
-        yield positions, inputs_of(clips.store, batch, clips.views[batch])
+        yield positions, {"views": clips.views[batch], **clips.store.inputs(batch)}

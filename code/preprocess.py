@@ -6,10 +6,10 @@ from concurrent.futures.process import BrokenProcessPool
 import numpy as np
 import pandas as pd
 
-import checkpoints
 import clipstore
 import command_line
 import gpus
+import progress
 import space
 from dataset import SPLITS, assign_folds
 from errors import InputError, KilledProcess, first_few
@@ -20,26 +20,25 @@ from run import REMEDY, Run, unreadable
 def write_store(run: Run, split: str) -> None:
     """Fill the clip store of one split, unless it is there already."""
     clips, settings = run.dataset[split], clipstore.settings_of(run.configs[0])
-    result, source = run.store(split), run.store_source(split)
-    if not run.is_pending(result, source):
+    result = run.store(split)
+    if not run.is_pending(result):
         return
     result.unseal()
     for config in run.configs:
         run.views(split, config).unseal()
-    progress = result.checkpoint, result.fingerprint(source)
     try:
-        with clipstore.Writer(run.outputs.clips(split), settings, *progress) as writer:
+        with clipstore.Writer(run.outputs.clips(split), settings, result.checkpoint) as writer:
             done = len(writer)
             if done:
                 print(f"{split} clips: going on after the first {done}")
             prepared = clipstore.prepare_all(clips.files[done:], settings)
-            with checkpoints.progress(split, len(clips), done) as bar:
+            with progress.bar(split, len(clips), done=done) as bar:
                 for fname, clip in zip(clips.fnames[done:], prepared, strict=True):
                     writer.append(fname, clip)
                     bar.update()
     except BrokenProcessPool as error:
         raise KilledProcess("a process that decoded clips") from error
-    result.seal(source, writer.written())
+    result.seal(writer.written())
     print(f"{split} clips: wrote {len(clips)} to {run.outputs.clips(split)}")
 
 
@@ -75,8 +74,8 @@ def report_memory(run: Run) -> None:
 def write_folds(run: Run) -> None:
     """Write the one fold table, which every later stage reads."""
     curated, settings = run.dataset["curated"], run.configs[0]
-    result, source = run.fold_table(), run.fold_table_source()
-    if not run.is_pending(result, source):
+    result = run.fold_table()
+    if not run.is_pending(result):
         return
     result.unseal()
     folds = assign_folds(curated.labels, settings.n_folds, settings.fold_seed)
@@ -86,7 +85,7 @@ def write_folds(run: Run) -> None:
         )
     with written_whole(run.outputs.folds) as part:
         pd.DataFrame({"fname": curated.fnames, "fold": folds}).to_csv(part, index=False)
-    result.seal(source)
+    result.seal()
     print(f"folds: wrote {settings.n_folds} folds to {run.outputs.folds}")
 
 

@@ -24,11 +24,7 @@ def main(run: Run) -> None:
         )
     if not len(curated):
         raise InputError("no curated clip can be read: mend them, as there is nothing to train on")
-    pending = [
-        config
-        for config in run.pretrainings()
-        if run.is_pending(run.pretrained(config), run.pretrained_source(config))
-    ]
+    pending = [config for config in run.pretrainings() if run.is_pending(run.pretrained(config))]
     gpus.share_out(pretrain, run, pending)
 
 
@@ -39,8 +35,7 @@ def pretrain(run: Run, configs: list[Config]) -> None:
         trainer = training.Trainer(config, len(classes))
         scored = run.with_views(curated, "curated", config)
         job = training.Job("pretrained", noisy, scored, config.pretraining)
-        result, source = run.pretrained(config), run.pretrained_source(config)
-        training.make(result, source, trainer, job, classes)
+        training.make(run.pretrained(config), trainer, job, classes)
 
 
 if __name__ == "__main__":

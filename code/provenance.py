@@ -6,11 +6,14 @@ not finished; one whose record differs from what would be made now is made again
 differ from the record is damaged.
 """
 
+import functools
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from checkpoints import Checkpoint
 from errors import MissingResult
 from outputs import size_and_checksum_of, write_json
 
@@ -31,23 +34,25 @@ def fingerprint(*values) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """Files that one step makes together.
+    """Files that one step makes together."""
 
-    name : as messages call it; made_by : the stage; record : path of the record; files : by what
-    they hold, in the same folder
-    """
-
-    name: str
-    made_by: str
+    name: str  # as messages call it
+    made_by: str  # the stage
     record: Path
-    files: dict[str, Path]
+    files: dict[str, Path]  # by what they hold, in the same folder
+    made_from: Callable[[], dict]  # raises MissingResult where that is not there
+
+    @functools.cached_property
+    def source(self) -> dict:
+        """What the result comes from, with the code's revision, as it was when first asked for."""
+        return {**self.made_from(), "revision": REVISIONS[self.made_by]}
 
     @property
-    def checkpoint(self) -> Path:
-        """Where work on the way to the result is saved (`checkpoints`)."""
-        return self.record.with_suffix(".checkpoint")
+    def checkpoint(self) -> Checkpoint:
+        """Of work on the way to the result."""
+        return Checkpoint(self.record.with_suffix(".checkpoint"), fingerprint(self.source))
 
-    def seal(self, source: dict, known: dict[Path, list] | None = None) -> None:
+    def seal(self, known: dict[Path, list] | None = None) -> None:
         """Write the record: the result is whole from now on, and its checkpoint not needed.
 
         known : what `size_and_checksum_of` gives, of files that need not be read for it
@@ -56,19 +61,19 @@ class Result:
         files = {
             path.name: known.get(path) or size_and_checksum_of(path) for path in self.files.values()
         }
-        write_json(self.record, {"from": self._complete(source), "files": files})
-        self.checkpoint.unlink(missing_ok=True)
+        write_json(self.record, {"from": self.source, "files": files})
+        self.checkpoint.remove()
 
     def unseal(self) -> None:
         """Remove the record, before the files are written anew."""
         self.record.unlink(missing_ok=True)
 
-    def fault(self, source: dict) -> str | None:
-        """None if the result is there, whole, and made from this source; else what is wrong."""
+    def fault(self) -> str | None:
+        """None if the result is there, whole, and made from its source; else what is wrong."""
         record = self._read()
         if record is None:
             return "not there"
-        changes = differences(record["from"], json.loads(json.dumps(self._complete(source))))
+        changes = differences(record["from"], json.loads(json.dumps(self.source)))
         if changes:
             return f"made from something else ({', '.join(changes)})"
         for path in self.files.values():
@@ -82,16 +87,12 @@ class Result:
         """Was the result finished once, from whatever source?"""
         return self._read() is not None
 
-    def require(self, source: dict) -> None:
+    def require(self) -> None:
         """Raise MissingResult, with the remedy, unless the result is as it should be."""
-        self.content()  # raises if it was never made
-        fault = self.fault(source)
+        self._require_record()
+        fault = self.fault()
         if fault is not None:
             raise MissingResult(f"run {self.made_by} again: {self.name}: {fault}")
-
-    def fingerprint(self, source: dict) -> str:
-        """Of the source and the code's revision, for checkpoints on the way to the result."""
-        return fingerprint(self._complete(source))
 
     def content(self, *names: str) -> str:
         """Fingerprint of the files, or of some of them, for what is made from them.
@@ -101,19 +102,20 @@ class Result:
         MissingResult
             If the result is not there.
         """
-        record = self._read()
-        if record is None:
-            raise MissingResult(f"run {self.made_by} first: no {self.name} in {self.record.parent}")
-        files = [self.files[name].name for name in names or self.files]
-        return fingerprint([record["files"].get(name) for name in files])
+        recorded = self._require_record()["files"]
+        paths = [self.files[name] for name in names or self.files]
+        return fingerprint([recorded.get(path.name) for path in paths])
 
     def checksums(self) -> dict[str, list]:
         """Size and checksum of each file, by what it holds, as the record of the result has it."""
-        recorded = self._read()["files"]
+        recorded = self._require_record()["files"]
         return {what: recorded[path.name] for what, path in self.files.items()}
 
-    def _complete(self, source: dict) -> dict:
-        return {**source, "revision": REVISIONS[self.made_by]}
+    def _require_record(self) -> dict:
+        record = self._read()
+        if record is None:
+            raise MissingResult(f"run {self.made_by} first: no {self.name} in {self.record.parent}")
+        return record
 
     def _read(self) -> dict | None:
         try:

@@ -1,6 +1,7 @@
 """What a stage was asked to do, the results there are, and what each of them comes from."""
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,14 @@ import dataset
 import views
 from batches import Examples
 from clipstore import RECORD, STORE_FILES, ClipStore, settings_of
-from config import STACKING_SETTINGS, TRAINING_SETTINGS, Config, Schedule, experiments
+from config import (
+    STACKING_SETTINGS,
+    TRAINING_SETTINGS,
+    VIEW_SETTINGS,
+    Config,
+    Schedule,
+    experiments,
+)
 from errors import InputError, first_few
 from outputs import OutputFolder
 from provenance import Result, fingerprint
@@ -20,32 +28,26 @@ REMEDY = "Mend them or take them out of the table, or leave them out with --skip
 
 @dataclass(frozen=True)
 class Run:
-    """What a stage was asked to do.
+    """What a stage was asked to do."""
 
-    dataset : the user's clips and labels; outputs : where results go; profile : its name;
-    configs : one per experiment; folds : the folds to work on, all by default;
-    skip_unreadable : leave out training clips that cannot be read; force : make results again that
-    are there
-    """
+    dataset: dataset.Dataset  # the user's clips and labels
+    outputs: OutputFolder  # where results go
+    profile: str  # its name
+    configs: list[Config]  # one per experiment
+    folds: list[int]  # to work on
+    skip_unreadable: bool = False  # leave out training clips that cannot be read
+    force: bool = False  # make results again that are there
 
-    dataset: dataset.Dataset
-    outputs: OutputFolder
-    profile: str
-    configs: list[Config]
-    folds: list[int]
-    skip_unreadable: bool = False
-    force: bool = False
-
-    def is_pending(self, result: Result, source: dict) -> bool:
-        """Has this result to be made? Says so where it is done already, or was made differently."""
-        why = "as --force says" if self.force else result.fault(source)
+    def is_pending(self, result: Result) -> bool:
+        """Does this result still have to be made? Says why not, or why again."""
+        why = "as --force says" if self.force else result.fault()
         if why is None:
             print(f"{result.name}: done already")
             return False
         if result.is_there():
             print(f"{result.name}: made again, {why}")
         if self.force:  # from the start; after an interruption, what is left of it is not done
-            result.checkpoint.unlink(missing_ok=True)
+            result.checkpoint.remove()
             result.unseal()
         return True
 
@@ -54,9 +56,10 @@ class Run:
     def store(self, split: str) -> Result:
         folder = self.outputs.clips(split)
         files = {name: folder / name for name in STORE_FILES}
-        return Result(f"{split} clips", "preprocess", folder / RECORD, files)
+        made_from = functools.partial(self._store_source, split)
+        return Result(f"{split} clips", "preprocess", folder / RECORD, files, made_from)
 
-    def store_source(self, split: str) -> dict:
+    def _store_source(self, split: str) -> dict:
         clips = self.dataset[split]
         stamps = [
             (fname, *file.stamp()) for fname, file in zip(clips.fnames, clips.files, strict=True)
@@ -72,7 +75,7 @@ class Run:
             If one is not there, is damaged, or was made from other clips or settings.
         """
         for split in splits:
-            self.store(split).require(self.store_source(split))
+            self.store(split).require()
 
     def examples(self, split: str) -> Examples:
         """All readable clips of a split, from the store, which the stage has checked.
@@ -94,21 +97,26 @@ class Run:
         """Experiments that start from the same crops share these."""
         kind = f"{config.frontend}-{config.crop_samples}"
         path = self.outputs.clips(split) / f"views-{kind}.npy"
-        return Result(f"{split} log-mels", "views", path.with_suffix(".json"), {"views": path})
 
-    def views_source(self, split: str, config: Config) -> dict:
-        return {"clips": self.store(split).content(), "settings": views.depend_on(config)}
+        def made_from():
+            return {
+                "clips": self.store(split).content(),
+                "settings": config.values_of(VIEW_SETTINGS),
+            }
+
+        name, record = f"{split} log-mels", path.with_suffix(".json")
+        return Result(name, "views", record, {"views": path}, made_from)
 
     def with_views(self, examples: Examples, split: str, config: Config) -> Examples:
         """The same examples with the log-mels that they are scored from."""
-        made_from = self.views_source(split, config)
-        return views.with_views(examples, config, self.views(split, config), made_from)
+        return views.with_views(examples, config, self.views(split, config))
 
     def fold_table(self) -> Result:
         path = self.outputs.folds
-        return Result("fold table", "preprocess", path.with_suffix(".json"), {"table": path})
+        record, made_from = path.with_suffix(".json"), self._fold_table_source
+        return Result("fold table", "preprocess", record, {"table": path}, made_from)
 
-    def fold_table_source(self) -> dict:
+    def _fold_table_source(self) -> dict:
         curated, settings = self.dataset["curated"], self.configs[0]
         return {
             "labels": fingerprint(curated.fnames, curated.labels.tobytes()),
@@ -118,7 +126,7 @@ class Run:
 
     def folds_of_clips(self) -> np.ndarray:
         """The fold of each curated clip, from the one fold table: int (clips,)."""
-        self.fold_table().require(self.fold_table_source())
+        self.fold_table().require()
         return pd.read_csv(self.outputs.folds)["fold"].to_numpy()
 
     # --- trained networks -------------------------------------------------------------------------
@@ -129,9 +137,10 @@ class Run:
         return experiments(self.profile, list(names))
 
     def pretrained(self, config: Config) -> Result:
-        return self._training(config, "pretrained", "pretrain")
+        made_from = functools.partial(self._pretrained_source, config)
+        return self._training(config, "pretrained", "pretrain", made_from)
 
-    def pretrained_source(self, config: Config) -> dict:
+    def _pretrained_source(self, config: Config) -> dict:
         return {
             **self._training_source(config, config.pretraining),
             "noisy clips": self.store("noisy").content(),
@@ -148,22 +157,22 @@ class Run:
         """
         if not len(self.dataset["noisy"]):
             return None
-        pretrained_by = self._pretrained_by(config)
-        result = self.pretrained(pretrained_by)
-        result.require(self.pretrained_source(pretrained_by))
+        result = self._pretraining_of(config)
+        result.require()
         return result
 
-    def _pretrained_by(self, config: Config) -> Config:
-        (source,) = experiments(self.profile, [config.pretrained_by])
-        return source
+    def _pretraining_of(self, config: Config) -> Result:
+        (pretrained_by,) = experiments(self.profile, [config.pretrained_by])
+        return self.pretrained(pretrained_by)
 
     def fold(self, config: Config, fold: int) -> Result:
-        return self._training(config, f"fold{fold}", "train")
+        made_from = functools.partial(self._fold_source, config, fold)
+        return self._training(config, f"fold{fold}", "train", made_from)
 
-    def fold_source(self, config: Config, fold: int) -> dict:
+    def _fold_source(self, config: Config, fold: int) -> dict:
         start = None
         if len(self.dataset["noisy"]):
-            start = self.pretrained(self._pretrained_by(config)).content("weights")
+            start = self._pretraining_of(config).content("weights")
         return {
             **self._training_source(config, config.training),
             "fold table": self.fold_table().content(),
@@ -171,18 +180,15 @@ class Run:
             "pretrained weights": start,
         }
 
-    def _training(self, config: Config, part: str, made_by: str) -> Result:
+    def _training(self, config: Config, part: str, made_by: str, made_from) -> Result:
         kinds = {"weights": "weights.h5", "history": "history.csv", "scores": "scores.csv"}
         files = {what: self.outputs.model(config.name, part, kind) for what, kind in kinds.items()}
         name = f"weights for {config.name} {part.replace('fold', 'fold ')}"
-        return Result(name, made_by, self.outputs.model(config.name, part, "json"), files)
+        record = self.outputs.model(config.name, part, "json")
+        return Result(name, made_by, record, files, made_from)
 
     def _training_source(self, config: Config, schedule: Schedule) -> dict:
-        settings = {
-            key: value
-            for key, value in dataclasses.asdict(config).items()
-            if key in TRAINING_SETTINGS
-        }
+        settings = config.values_of(TRAINING_SETTINGS)
         return {
             "settings": {**settings, "schedule": dataclasses.asdict(schedule)},
             "classes": fingerprint(self.dataset.classes),
@@ -194,22 +200,22 @@ class Run:
 
     def fold_test_scores(self, config: Config, fold: int) -> Result:
         path = self.outputs.model(config.name, f"fold{fold}", "test.csv")
-        name = f"test scores of {config.name} fold {fold}"
-        return Result(name, "predict", path.with_suffix(".json"), {"scores": path})
 
-    def fold_test_scores_source(self, config: Config, fold: int) -> dict:
-        return {
-            "weights": self.fold(config, fold).content("weights"),
-            "test clips": self.store("test").content(),
-        }
+        def made_from():
+            weights = self.fold(config, fold).content("weights")
+            return {"weights": weights, "test clips": self.store("test").content()}
+
+        name, record = f"test scores of {config.name} fold {fold}", path.with_suffix(".json")
+        return Result(name, "predict", record, {"scores": path}, made_from)
 
     def predictions(self, config: Config) -> Result:
         parts = ("oof", "test") if len(self.dataset["test"]) else ("oof",)
         files = {part: self.outputs.predictions(config.name, part) for part in parts}
         record = files["oof"].with_name("predictions.json")
-        return Result(f"predictions of {config.name}", "predict", record, files)
+        made_from = functools.partial(self._predictions_source, config)
+        return Result(f"predictions of {config.name}", "predict", record, files, made_from)
 
-    def predictions_source(self, config: Config) -> dict:
+    def _predictions_source(self, config: Config) -> dict:
         source = {
             f"fold {fold}": self.fold(config, fold).content("weights", "scores")
             for fold in self.folds
@@ -221,30 +227,34 @@ class Run:
     # --- stackers ---------------------------------------------------------------------------------
 
     def stacker(self, fold: int) -> Result:
-        """One of them, for the fold that it was not trained on."""
+        """The stacker of the fold that it was not trained on."""
         kinds = {"weights": "weights.h5", "scores": "scores.csv"}
         files = {what: self.outputs.stacker(fold, kind) for what, kind in kinds.items()}
-        return Result(f"stacker fold {fold}", "ensemble", self.outputs.stacker(fold, "json"), files)
+        name, record = f"stacker fold {fold}", self.outputs.stacker(fold, "json")
+        made_from = functools.partial(self._stacker_source, fold)
+        return Result(name, "ensemble", record, files, made_from)
 
-    def stacker_source(self, fold: int) -> dict:
+    def _stacker_source(self, fold: int) -> dict:
         scores = {config.name: self.predictions(config).content("oof") for config in self.configs}
         return {"out-of-fold scores": scores, "fold": fold, **self._stacking_source()}
 
     def _stacking_source(self) -> dict:
         return {
             "weights": {config.name: config.stack_weight for config in self.configs},
-            "settings": {key: getattr(self.configs[0], key) for key in STACKING_SETTINGS},
+            "settings": self.configs[0].values_of(STACKING_SETTINGS),
             "labels": fingerprint(self.dataset["curated"].labels.tobytes()),
         }
 
     def ensemble(self) -> Result:
-        names = ["oof", "scores", "per_class"] + ["submission"] * bool(len(self.dataset["test"]))
+        names = ["oof", "scores", "per_class"]
+        if len(self.dataset["test"]):
+            names.append("submission")
         files = {name: self.outputs.table(name) for name in names}
         files["trained"] = self.outputs.trained
         record = self.outputs.table("ensemble").with_suffix(".json")
-        return Result("ensemble", "ensemble", record, files)
+        return Result("ensemble", "ensemble", record, files, self._ensemble_source)
 
-    def ensemble_source(self) -> dict:
+    def _ensemble_source(self) -> dict:
         scores = {config.name: self.predictions(config).content() for config in self.configs}
         source, test = {"predictions": scores, **self._stacking_source()}, self.dataset["test"]
         if test.labels is not None:

@@ -9,10 +9,9 @@ import soundfile as sf
 
 import audio
 from clip_files import ClipFile
-from clipstore import NUM_STEPS
 from config import Config
 from errors import PipelineError, UnreadableClip
-from features import N_FEATURES
+from features import N_FEATURES, NUM_STEPS
 from views import N_VIEWS
 
 SAMPLED_CLIPS = 32
@@ -96,17 +95,6 @@ def training_memory(config: Config) -> float:
         copies += MORE_COPIES_WITH_SQUEEZE_EXCITE
     base = BASE_MEMORY + COPIES_OF_WEIGHTS * weights_bytes(config)
     return base + n_clips * (CLIP_MEMORY + 4 * copies * numbers)
-
-
-def multiply_adds(config: Config) -> float:
-    """Multiplications of one crop's convolutions: what the time of a network goes by."""
-    sizes = (3, 5, 7) if config.stem == "msc" else (3,)
-    n_frames, n_mels, before = config.crop_frames, config.n_mels, config.stem_channels
-    work = n_frames * n_mels * before * sum(size**2 for size in sizes) / len(sizes)
-    for filters in config.scaled_block_filters:
-        work += n_frames * n_mels * filters * (9 * (before + filters) + config.cat * 2 * filters)
-        n_frames, n_mels, before = -(-n_frames // 2), -(-n_mels // 2), filters
-    return work
 
 
 def memory_of_machine() -> float:

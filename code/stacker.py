@@ -4,10 +4,11 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 import metrics
-from batches import random_generator
+import progress
+from batches import random_generator, split
+from checkpoints import Checkpoint
 from config import Config
 from layers import LastChannel, LocallyConnected1D
 from training_state import Kept, TrainingState, without_optimiser
@@ -61,10 +62,14 @@ def stacker_input(scores: list[np.ndarray], weights: list[float]) -> np.ndarray:
     Parameters
     ----------
     scores : one (clips, classes) per model
-    weights : one per model; where all are 0 the models count alike
+    weights : one per model
     """
-    average = np.average(scores, axis=0, weights=weights if any(weights) else None)
-    return np.stack([*scores, average], axis=-1).astype(np.float32)
+    return np.stack([*scores, weighted_average(scores, weights)], axis=-1).astype(np.float32)
+
+
+def weighted_average(scores: list[np.ndarray], weights: list[float]) -> np.ndarray:
+    """Of the models' scores, (clips, classes) each; where all weights are 0 they count alike."""
+    return np.average(scores, axis=0, weights=weights if any(weights) else None)
 
 
 def read_weights(path: Path, n_classes: int, n_channels: int) -> list[np.ndarray]:
@@ -96,21 +101,20 @@ class StackerTrainer:
         self.model = build_stacker(*inputs.shape[1:], config.stacker_learning_rate)
         self.state = TrainingState(self.model)
 
-    def fit(self, fold: int, checkpoint: Path | None = None, source: str = "") -> Kept:
+    def fit(self, fold: int, checkpoint: Checkpoint | None = None) -> Kept:
         """Train on the other folds' clips; keep the epoch with the best LRAP on this fold's.
 
         Parameters
         ----------
         fold : int
-        checkpoint : Path, optional
-            Where to save the state after every epoch, and to go on from if it is of this `source`.
-        source : str
-            Fingerprint of what the training comes from.
+        checkpoint : Checkpoint, optional
+            Where to save the state after every epoch, and to go on from.
         """
         config, validated = self._config, np.flatnonzero(self._fold_of == fold)
-        kept, history = self.state.resume(checkpoint, source)
+        kept, history = self.state.resume(checkpoint)
         epochs = range(len(history), config.stacker_epochs)
-        for epoch in tqdm(epochs, desc=f"stacker fold {fold}", leave=False, disable=None):
+        label = f"stacker fold {fold}"
+        for epoch in progress.bar(label, len(epochs), "epoch", iterable=epochs):
             scores = self.model.predict_on_batch(self._inputs[validated])
             score = metrics.lrap(self._truth[validated], scores)
             if kept is None or score > kept.lrap:
@@ -120,13 +124,11 @@ class StackerTrainer:
             self._train(fold, epoch)
             history.append([score])
             if checkpoint:
-                self.state.save(checkpoint, source, kept, history)
+                self.state.save(checkpoint, kept, history)
         return kept
 
     def _train(self, fold: int, epoch: int) -> None:
         rng = random_generator(self._config, f"stacker fold{fold}", epoch)
         order = rng.permutation(np.flatnonzero(self._fold_of != fold))
-        size = self._config.stacker_batch_size
-        for first in range(0, len(order), size):
-            batch = order[first : first + size]
+        for batch in split(order, self._config.stacker_batch_size):
             self.model.train_on_batch(self._inputs[batch], self._truth[batch])

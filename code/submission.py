@@ -14,17 +14,17 @@ import pandas as pd
 import clipstore
 import dataset
 import environment  # noqa: F401
+import models
 import npy
-import space
 import trained
 import views
 from batches import Examples, split
+from checkpoints import Checkpoint
 from clipstore import ClipStore
-from config import Config
+from config import VIEW_SETTINGS, Config
 from errors import first_few
 from outputs import written_whole
 from prediction import Predictor
-from provenance import fingerprint
 from trained import Trained
 
 COMPETITION_CLIPS = 3361  # of the private test set
@@ -96,7 +96,7 @@ def prepare(
     settings, began = clipstore.settings_of(config), time.monotonic()
     deadline = began + (deadline - began) / 2
     clips = None
-    with clipstore.Writer(folder, settings, folder / "checkpoint", "#kernel") as writer:
+    with clipstore.Writer(folder, settings, Checkpoint(folder / "checkpoint", "")) as writer:
         for number, fname in enumerate(test.fnames):
             if clips is None:
                 clips = clipstore.prepare_all(test.files[number:], settings)
@@ -178,7 +178,7 @@ class Averages:
 
     def _estimate(self, tasks: list[tuple[Config, int]]) -> float:
         """Seconds that these networks will take; by their work, where none has been measured."""
-        work = {config.name: space.multiply_adds(config) for config in self._configs}
+        work = {config.name: models.multiply_adds(config) for config in self._configs}
         if not self._seconds:
             return 0.0
         pace = max(seconds / work[name] for name, seconds in self._seconds.items())
@@ -225,12 +225,12 @@ class Averages:
 
     def _views_for(self, config: Config) -> Examples:
         """The clips with their log-mels, which most experiments share."""
-        path = self._folder / f"{fingerprint(views.depend_on(config))[1:]}.npy"
-        if path not in self._viewed:
-            began = time.monotonic()
-            checkpoint = path.with_suffix(".checkpoint")
-            views.write(self._store, config, path, checkpoint, "", "log-mels", self._is_late)
+        settings = tuple(config.values_of(VIEW_SETTINGS).values())
+        if settings not in self._viewed:
+            path, began = self._folder / f"views{len(self._viewed)}.npy", time.monotonic()
+            checkpoint = Checkpoint(path.with_suffix(".checkpoint"), "")
+            views.write(self._store, config, path, checkpoint, "log-mels", self._is_late)
             self._seconds_of_views += time.monotonic() - began
             rows = npy.Rows(path)
-            self._viewed[path] = Examples(self._store, np.arange(len(rows)), None, rows)
+            self._viewed[settings] = Examples(self._store, np.arange(len(rows)), None, rows)
         return self._viewed[path]

@@ -5,7 +5,6 @@ From Python: `from tag import Tagger`, then `Tagger("output").tag(waveform, samp
 
 import argparse
 import io
-import itertools
 import json
 import os
 import sys
@@ -14,7 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+import soundfile as sf
+
+import audio
 import command_line
+from batches import prefetch
 from errors import InputError, UnreadableClip
 
 STDIN = "-"
@@ -40,13 +45,11 @@ class Tagged:
     name: str
     error: str = ""
     seconds: float = 0.0
-    scores: object = None  # float32 (classes,)
+    scores: np.ndarray | None = None  # float32 (classes,)
     windows: list | tuple = ()  # (start, end, scores)
 
 
 def audio_suffixes() -> set[str]:
-    import soundfile as sf
-
     formats = sf.available_formats().keys() - {"RAW"}  # cameras call their pictures .raw
     return {f".{name.lower()}" for name in formats} | {".aif", ".oga", ".opus"}
 
@@ -75,10 +78,8 @@ def find_files(names: list[str]) -> list[tuple[str, str]]:
     return files
 
 
-def read(name: str, sample_rate: int):
+def read(name: str, sample_rate: int) -> np.ndarray:
     """Decode a file, or standard input: float32 (samples,). Raises UnreadableClip."""
-    import audio
-
     try:
         if name == STDIN:
             if sys.stdin is None:
@@ -114,8 +115,6 @@ def read_all(files: list[tuple[str, str]], sample_rate: int) -> Iterator[list]:
 
 def tag_all(tagger, files: list[tuple[str, str]], window: float, hop: float) -> Iterator[Tagged]:
     """Tag files in their order. Those of more than two windows get a timeline."""
-    from batches import prefetch
-
     rate = tagger.sample_rate
     for group in prefetch(read_all(files, rate)):
         readable = [waveform for _, waveform in group if not isinstance(waveform, UnreadableClip)]
@@ -182,8 +181,6 @@ def require_writable(path: Path, clips: list[str]) -> None:
 
 def write_csv(path: Path, tagged: list[Tagged], classes: list[str]) -> None:
     """One row per file, and one per window: fname, start, end (seconds), then all classes."""
-    import pandas as pd
-
     rows = []
     for one in tagged:
         for start, end, scores in [(0.0, one.seconds, one.scores), *one.windows]:
@@ -271,19 +268,15 @@ def main() -> int:
 
 def start(args: argparse.Namespace):
     """The tagger that was asked for; says on standard error what the time went into."""
-    laps = [time.perf_counter()]
-    import keras  # noqa: F401
-
-    laps.append(time.perf_counter())
+    began = time.perf_counter()
     from tagger import Tagger
 
-    laps.append(time.perf_counter())
+    imported = time.perf_counter()
     tagger = Tagger(args.output, args.experiments, args.folds)
-    laps.append(time.perf_counter())
-    keras_, rest, networks = (b - a for a, b in itertools.pairwise(laps))
+    ready = time.perf_counter()
     print(
-        f"ready in {laps[-1] - laps[0]:.1f} s: {keras_:.1f} importing Keras and its backend, "
-        f"{rest:.1f} the audio libraries, {networks:.1f} for networks and weights",
+        f"ready in {ready - began:.1f} s: {imported - began:.1f} importing Keras and its backend, "
+        f"{ready - imported:.1f} for networks and weights",
         file=sys.stderr,
     )
     return tagger

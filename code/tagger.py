@@ -14,8 +14,9 @@ import environment  # noqa: F401
 import trained
 import views
 from clipstore import PreparedClip
+from config import VIEW_SETTINGS
 from errors import InputError
-from prediction import Predictor, inputs_of
+from prediction import Predictor
 
 CLIPS_AT_ONCE = 16
 
@@ -197,9 +198,11 @@ class Tagger:
         numbers, made_for, by_experiment = np.arange(len(clips)), None, {}
         with self._lock:
             for config in self._configs:
-                if made_for != views.depend_on(config):  # mostly all experiments share them
-                    made_for = views.depend_on(config)
-                    inputs = inputs_of(clips, numbers, views.of_clips(clips, numbers, config))
+                settings = config.values_of(VIEW_SETTINGS)
+                if made_for != settings:  # mostly all experiments share them
+                    made_for = settings
+                    inputs = {"views": views.of_clips(clips, numbers, config)}
+                    inputs |= clips.inputs(numbers)
                 predictor, scores = self._predictors[config.name], 0.0
                 for fold in self._folds:
                     predictor.set_merged_weights(self._weights[config.name, fold])

@@ -23,7 +23,7 @@ def main(run: Run) -> None:
         (config, fold)
         for config in run.configs
         for fold in run.folds
-        if run.is_pending(run.fold(config, fold), run.fold_source(config, fold))
+        if run.is_pending(run.fold(config, fold))
     ]
     gpus.share_out(train_folds, run, pending)
 
@@ -42,7 +42,7 @@ def train_folds(run: Run, tasks: list[tuple[Config, int]]) -> None:
         if not (len(others) and len(validated)):
             raise InputError(f"fold {fold} has no readable clip to train on or to score")
         job = training.Job(f"fold{fold}", others, validated, config.training, start)
-        training.make(run.fold(config, fold), run.fold_source(config, fold), trainer, job, classes)
+        training.make(run.fold(config, fold), trainer, job, classes)
 
 
 if __name__ == "__main__":

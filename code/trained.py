@@ -25,19 +25,14 @@ STACKERS = "stackers"  # in a packed ensemble
 
 @dataclass(frozen=True)
 class Trained:
-    """An ensemble that is ready to score clips.
+    """An ensemble that is ready to score clips."""
 
-    folder : where its files are; classes : in the order of the scores; configs : one per
-    experiment, in the order of the stackers' channels; folds : those of each experiment's networks;
-    n_stackers : how many; checksums : of the files of weights, by path, empty where they are packed
-    """
-
-    folder: Path
-    classes: list[str]
-    configs: list[Config]
-    folds: list[int]
+    folder: Path  # where its files are
+    classes: list[str]  # in the order of the scores
+    configs: list[Config]  # one per experiment, in the order of the stackers' channels
+    folds: list[int]  # those of each experiment's networks
     n_stackers: int
-    checksums: dict[str, list]
+    checksums: dict[str, list]  # of the files of weights, by path; empty where they are packed
 
     @property
     def is_packed(self) -> bool:
@@ -81,8 +76,7 @@ class Trained:
     def mean(self, scores: dict[str, np.ndarray]) -> np.ndarray:
         """The average over the experiments that are there, by their weights: (clips, classes)."""
         weights = {config.name: config.stack_weight for config in self.configs}
-        there = [weights[name] for name in scores]
-        return stacker.stacker_input(list(scores.values()), there)[..., -1]
+        return stacker.weighted_average([*scores.values()], [weights[name] for name in scores])
 
     @functools.cached_property
     def stackers(self) -> list[list[np.ndarray]]:

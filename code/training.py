@@ -2,15 +2,15 @@
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import keras
 import numpy as np
 import pandas as pd
 
-import checkpoints
 import metrics
+import progress
 from batches import Examples, prefetch, random_generator, training_batches
+from checkpoints import Checkpoint
 from config import Config, Schedule
 from errors import PipelineError
 from models import build_tagger
@@ -57,19 +57,15 @@ class Trainer:
         self.state = TrainingState(self.model)
         self._predictor = Predictor(config, n_classes)
 
-    def fit(
-        self, job: Job, checkpoint: Path | None = None, source: str = ""
-    ) -> tuple[Kept, pd.DataFrame]:
+    def fit(self, job: Job, checkpoint: Checkpoint | None = None) -> tuple[Kept, pd.DataFrame]:
         """Train by the job's schedule; after every epoch score the validation clips.
 
         Parameters
         ----------
         job : Job
-        checkpoint : Path, optional
-            Where to save the state after every epoch. If there is one of the same `source`,
-            training goes on after its epoch, and ends as if it had not been interrupted.
-        source : str
-            Fingerprint of what the training comes from.
+        checkpoint : Checkpoint, optional
+            Where to save the state after every epoch. If there is one, training goes on after its
+            epoch, and ends as if it had not been interrupted.
 
         Returns
         -------
@@ -82,7 +78,7 @@ class Trainer:
         PipelineError
             If the loss is not finite.
         """
-        kept, history = self.state.resume(checkpoint, source)
+        kept, history = self.state.resume(checkpoint)
         if history:
             print(f"{self.config.name} {job.part}: going on after epoch {len(history)}")
         elif job.start:
@@ -96,7 +92,7 @@ class Trainer:
                 kept = Kept(epoch, row["lrap"], self.model.get_weights(), scores)
             self._print(job, row, best=kept is not None and kept.epoch == epoch)
             if checkpoint:
-                self.state.save(checkpoint, source, kept, history)
+                self.state.save(checkpoint, kept, history)
         table = pd.DataFrame(history, columns=HISTORY)
         return kept, table.astype({"epoch": int})
 
@@ -120,7 +116,7 @@ class Trainer:
         rng = random_generator(self.config, job.part, epoch)
         batches = prefetch(training_batches(job.examples, self.config, job.schedule, epoch, rng))
         total = 0.0
-        with checkpoints.progress(f"{job.part} training", len(job.examples)) as bar:
+        with progress.bar(f"{job.part} training", len(job.examples)) as bar:
             for inputs, labels in batches:
                 loss = float(self.model.train_on_batch(inputs, labels))
                 if not np.isfinite(loss):
@@ -146,16 +142,16 @@ class Trainer:
         )
 
 
-def make(result: Result, source: dict, trainer: Trainer, job: Job, classes: list[str]) -> None:
+def make(result: Result, trainer: Trainer, job: Job, classes: list[str]) -> None:
     """Train, and write the files of the result: weights, history, and validation scores."""
     result.unseal()
-    kept, history = trainer.fit(job, result.checkpoint, result.fingerprint(source))
+    kept, history = trainer.fit(job, result.checkpoint)
     with written_whole(result.files["history"]) as path:
         history.to_csv(path, index=False)
     fnames = [job.validation.store.fnames[clip] for clip in job.validation.clips]
     write_scores(result.files["scores"], fnames, classes, kept.scores)
     trainer.state.write_weights(result.files["weights"], kept)
-    result.seal(source)
+    result.seal()
     print(f"wrote {result.files['weights']} (epoch {kept.epoch + 1}, LRAP {kept.lrap:.4f})")
 
 

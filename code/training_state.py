@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-import checkpoints
+from checkpoints import Checkpoint
 from outputs import written_whole
 from provenance import fingerprint
 
@@ -30,7 +30,8 @@ class TrainingState:
     """
 
     def __init__(self, model: keras.Model):
-        # First the one that float16's loss scaling wraps, whose product of momenta it would hide.
+        # Float16's loss scaling wraps Nadam. Unless that is built first, its product of momenta is
+        # missing from the variables of both.
         for optimizer in (getattr(model.optimizer, "inner_optimizer", None), model.optimizer):
             if optimizer is not None:
                 optimizer.build(model.trainable_variables)
@@ -56,23 +57,23 @@ class TrainingState:
             part.write_bytes(bytes(sum(array.nbytes for array in kept.weights) + HDF5_BYTES))
             self._network.save_weights(part)
 
-    def save(self, path: Path, source: str, kept: Kept | None, history: list[list]) -> None:
+    def save(self, checkpoint: Checkpoint, kept: Kept | None, history: list[list]) -> None:
         """Write the present state, the best epoch, and a row of numbers per epoch."""
         arrays = {f"state{i}": value for i, value in enumerate(self._values())}
         arrays["history"] = np.array(history)
         if kept:
             arrays |= {f"kept{i}": value for i, value in enumerate(kept.weights)}
             arrays |= {"kept": np.array([kept.epoch, kept.lrap]), "scores": kept.scores}
-        checkpoints.save(path, source + self._layout, arrays)
+        self._of_layout(checkpoint).save(arrays)
 
-    def resume(self, path: Path | None, source: str) -> tuple[Kept | None, list[list]]:
-        """Back to the saved state, if there is one of this source, else to the initial one.
+    def resume(self, checkpoint: Checkpoint | None) -> tuple[Kept | None, list[list]]:
+        """Back to the saved state, if there is one, else to the initial one.
 
         Returns
         -------
         The best epoch so far, and the rows of the epochs that are done: None and [] at the start.
         """
-        saved = checkpoints.load(path, source + self._layout) if path else None
+        saved = self._of_layout(checkpoint).load() if checkpoint else None
         if saved is None:
             self.restart()
             return None, []
@@ -83,6 +84,10 @@ class TrainingState:
             weights = [saved[f"kept{i}"] for i in range(len(self._network.weights))]
             kept = Kept(int(epoch), lrap, weights, saved["scores"])
         return kept, saved["history"].tolist()
+
+    def _of_layout(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The same, not loaded where the variables are others."""
+        return Checkpoint(checkpoint.path, checkpoint.source + self._layout)
 
     def _values(self) -> list[np.ndarray]:
         return [keras.ops.convert_to_numpy(variable) for variable in self._variables]

@@ -5,18 +5,18 @@ In NumPy: the values of the `Melspectrogram` layer, without TensorFlow.
 
 import dataclasses
 import fcntl
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-import checkpoints
 import logmel
 import npy
+import progress
 from batches import Examples, crops_of, prefetch, split
+from checkpoints import Checkpoint
 from clipstore import Clips, settings_of
-from config import PREPROCESSING_SETTINGS, Config
+from config import Config
 from outputs import lock
 from provenance import Result
 
@@ -24,21 +24,14 @@ N_VIEWS = 3
 CLIPS_AT_ONCE = 8
 
 
-def depend_on(config: Config) -> dict:
-    """The settings that views depend on: experiments that share them share their views."""
-    names = (*PREPROCESSING_SETTINGS, "frontend", "crop_samples")
-    return {name: getattr(config, name) for name in names}
-
-
-def with_views(examples: Examples, config: Config, result: Result, source: dict) -> Examples:
+def with_views(examples: Examples, config: Config, result: Result) -> Examples:
     """The same examples with the views of all clips of their store, made if they are not there."""
     with result.record.with_suffix(".lock").open("w") as file:
         lock(file.fileno(), fcntl.LOCK_EX)  # where several GPUs are at work, one makes them
-        if result.fault(source) is not None:
+        if result.fault() is not None:
             result.unseal()
-            path, fingerprint = result.files["views"], result.fingerprint(source)
-            known = write(examples.store, config, path, result.checkpoint, fingerprint, result.name)
-            result.seal(source, known)
+            path = result.files["views"]
+            result.seal(write(examples.store, config, path, result.checkpoint, result.name))
     return dataclasses.replace(examples, views=npy.Rows(result.files["views"]))
 
 
@@ -46,17 +39,16 @@ def write(
     store: Clips,
     config: Config,
     path: Path,
-    checkpoint: Path,
-    source: str,
+    checkpoint: Checkpoint,
     label: str,
     is_late: Callable[[], bool] = lambda: False,
 ) -> dict[Path, list]:
     """Write the views of all clips of a store, or of the first ones until `is_late`.
 
-    Goes on after the clips of a checkpoint of the same source. Returns size and checksum of the
-    file, as `Result.seal` takes them.
+    Goes on after the clips of the checkpoint. Returns size and checksum of the file, as
+    `Result.seal` takes them.
     """
-    saved = checkpoints.load(checkpoint, source)
+    saved = checkpoint.load()
     n_done, checksum = saved["progress"].tolist() if saved else (0, 0)
     shape = (N_VIEWS, config.crop_frames, config.n_mels)
     try:
@@ -64,17 +56,14 @@ def write(
     except (OSError, ValueError):
         n_done, array = 0, npy.Appender(path, np.float32, shape, 0, 0)
     batches = split(np.arange(n_done, len(store)), CLIPS_AT_ONCE)
-    saved_at = time.monotonic()
-    with checkpoints.progress(label, len(store), n_done) as bar:
+    with progress.bar(label, len(store), done=n_done) as bar:
         for decibels in prefetch(of_clips(store, batch, config) for batch in batches):
             n_done = array.append(decibels) + len(decibels)
             bar.update(len(decibels))
             if is_late():
                 break
-            if time.monotonic() - saved_at > checkpoints.SECONDS_BETWEEN:
-                progress_so_far = np.array([n_done, array.commit()], np.int64)
-                checkpoints.save(checkpoint, source, {"progress": progress_so_far})
-                saved_at = time.monotonic()
+            if checkpoint.is_due():
+                checkpoint.save({"progress": np.array([n_done, array.commit()], np.int64)})
     array.commit()
     array.close()
     return array.written()

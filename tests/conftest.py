@@ -14,6 +14,7 @@ import soundfile as sf
 import clipstore
 import command_line
 import config
+from checkpoints import Checkpoint
 from run import Run
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -46,7 +47,7 @@ def tiny_profile():
 
 def open_writer(folder: Path, settings: dict, source: str = "#source") -> clipstore.Writer:
     """A writer with its checkpoint in the same folder."""
-    return clipstore.Writer(folder, settings, folder / "store.checkpoint", source)
+    return clipstore.Writer(folder, settings, Checkpoint(folder / "store.checkpoint", source))
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import config
+from checkpoints import Checkpoint
 from conftest import TINY
 from models import build_tagger
 from stacker import build_stacker
@@ -68,7 +69,7 @@ def work(folder: Path) -> dict[str, np.ndarray]:
     trainer.state.load_weights(folder / "initial.weights.h5")
     found = follow(trainer.model, inputs, labels)
     network.save_weights(folder / f"{backend}.weights.h5")
-    check_going_on(trainer.state, folder / f"{backend}.checkpoint")
+    check_going_on(trainer.state, Checkpoint(folder / f"{backend}.checkpoint", "#a"))
     trainer.state.load_weights(folder / "tensorflow.weights.h5")
     found["of TensorFlow"] = trainer.model.predict_on_batch(inputs[0])
     scores = list(np.random.default_rng(0).random((N_STEPS, BATCH, N_CLASSES, 4), np.float32))
@@ -76,13 +77,13 @@ def work(folder: Path) -> dict[str, np.ndarray]:
     return found | {f"stacker's {key}": value for key, value in stacked.items()}
 
 
-def check_going_on(state, path: Path) -> None:
+def check_going_on(state, checkpoint: Checkpoint) -> None:
     """A checkpoint brings back what training has changed since."""
     trained = state._values()
-    state.save(path, "#a", None, [[0.0]])
+    state.save(checkpoint, None, [[0.0]])
     state.restart()
     assert not np.array_equal(state._values()[0], trained[0])
-    assert state.resume(path, "#a") == (None, [[0.0]])
+    assert state.resume(checkpoint) == (None, [[0.0]])
     for value, expected in zip(state._values(), trained, strict=True):
         np.testing.assert_array_equal(value, expected)
 

@@ -12,7 +12,6 @@ import clipstore
 from batches import Examples
 from config import Config, Schedule
 from conftest import open_writer
-from prediction import inputs_of
 
 CROP = 1000
 CONFIG = Config(crop_samples=CROP, n_hop=100, batch_size=4, label_smoothing=0.0)
@@ -170,13 +169,12 @@ def test_each_epoch_has_its_own_reproducible_chance():
     assert draws["fold1", 1] == batches.random_generator(CONFIG, "fold1", 1).integers(2**62)
 
 
-def test_clips_are_scored_with_the_features_that_they_are_trained_with(examples):
-    rng = np.random.default_rng(0)
-    for learned, labels in batches.training_batches(examples, CONFIG, SCHEDULE, 5, rng):
+def test_clips_come_with_their_own_length_and_features(examples):
+    rng, store = np.random.default_rng(0), examples.store
+    for inputs, labels in batches.training_batches(examples, CONFIG, SCHEDULE, 5, rng):
         clips = labels.argmax(axis=1)
-        scored = inputs_of(examples.store, clips, np.zeros((len(clips), 3, 10, 64)))
-        for name in ("length", "global_feat"):
-            np.testing.assert_array_equal(scored[name], learned[name])
+        np.testing.assert_array_equal(inputs["length"][:, 0], store.lengths[clips])
+        np.testing.assert_array_equal(inputs["global_feat"], store.features[clips])
 
 
 def test_prefetching_keeps_order_and_passes_errors_on():

@@ -8,6 +8,7 @@ import pytest
 import dataset
 import ensemble
 import metrics
+from checkpoints import Checkpoint
 from config import Config
 from stacker import StackerTrainer, predict, stacker_input
 
@@ -171,9 +172,10 @@ def test_goes_on_where_it_was_interrupted(data, tmp_path, monkeypatch, after, ca
         original(trainer, fold, epoch)
 
     monkeypatch.setattr(StackerTrainer, "_train", train)
+    checkpoint = Checkpoint(tmp_path / "checkpoint", "#a")
     with pytest.raises(KeyboardInterrupt):
-        StackerTrainer(inputs, truth, fold_of, config).fit(0, tmp_path / "checkpoint", "#a")
-    resumed = StackerTrainer(inputs, truth, fold_of, config).fit(0, tmp_path / "checkpoint", "#a")
+        StackerTrainer(inputs, truth, fold_of, config).fit(0, checkpoint)
+    resumed = StackerTrainer(inputs, truth, fold_of, config).fit(0, checkpoint)
     assert epochs == [*range(after), None, *range(after, 8)]
     assert (resumed.epoch, resumed.lrap) == (whole.epoch, whole.lrap)
     np.testing.assert_array_equal(resumed.scores, whole.scores)

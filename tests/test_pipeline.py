@@ -75,7 +75,7 @@ def jobs_of(work, run, tasks, monkeypatch):
     """What would be trained: (result, job) of each task."""
     jobs = []
 
-    def make(result, source, trainer, job, classes):
+    def make(result, trainer, job, classes):
         jobs.append((result, job))
 
     with monkeypatch.context() as patch:

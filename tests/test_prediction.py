@@ -10,6 +10,7 @@ import checkpoints
 import clipstore
 import config
 from batches import Examples
+from checkpoints import Checkpoint
 from conftest import TINY, open_writer
 from models import build_tagger
 from prediction import Predictor
@@ -109,7 +110,8 @@ def test_goes_on_after_the_last_saved_batch(examples, tmp_path, monkeypatch, cap
     predictor = Predictor(experiment("v1mix"), N_CLASSES)
     whole = predictor.predict(examples, "test")
     monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN", 0)
-    path, calls, original = tmp_path / "a.checkpoint", [], predictor.predict_on_batch
+    checkpoint = Checkpoint(tmp_path / "a.checkpoint", "#a")
+    calls, original = [], predictor.predict_on_batch
 
     def failing(inputs):
         calls.append(len(inputs["views"]))
@@ -120,11 +122,11 @@ def test_goes_on_after_the_last_saved_batch(examples, tmp_path, monkeypatch, cap
     with monkeypatch.context() as patch:
         patch.setattr(predictor, "predict_on_batch", failing)
         with pytest.raises(KeyboardInterrupt):
-            predictor.predict(examples, "test", path, "#a")
+            predictor.predict(examples, "test", checkpoint)
     assert calls == [2, 2, 2]  # 8 // 3 clips of three views each
-    resumed = predictor.predict(examples, "test", path, "#a")
+    resumed = predictor.predict(examples, "test", checkpoint)
     assert "test: going on after the first 4 clips" in capsys.readouterr().out
     np.testing.assert_allclose(resumed, whole, atol=1e-6)
-    other = predictor.predict(examples, "test", path, "#b")
+    other = predictor.predict(examples, "test", Checkpoint(checkpoint.path, "#b"))
     assert "going on" not in capsys.readouterr().out
     np.testing.assert_allclose(other, whole, atol=1e-6)

@@ -21,27 +21,31 @@ from provenance import Result, differences, fingerprint
 
 
 class TestResult:
+    def of(self, folder, seed, lr):
+        source, files = {"seed": seed, "settings": {"lr": lr}}, {"numbers": folder / "a.npy"}
+        return Result("numbers", "train", folder / "a.json", files, lambda: source)
+
     @pytest.fixture
     def result(self, tmp_path):
-        path = tmp_path / "a.npy"
-        path.write_bytes(b"0123456789" * 100)
-        result = Result("numbers", "train", tmp_path / "a.json", {"numbers": path})
-        result.seal({"seed": 1, "settings": {"lr": 0.1}})
-        return result
+        """The one that is looked for, where one of the same source was made."""
+        made = self.of(tmp_path, seed=1, lr=0.1)
+        made.files["numbers"].write_bytes(b"0123456789" * 100)
+        made.seal()
+        return self.of(tmp_path, seed=1, lr=0.1)
 
     def test_same_work_is_recognised(self, result):
-        assert result.fault({"seed": 1, "settings": {"lr": 0.1}}) is None
-        result.require({"seed": 1, "settings": {"lr": 0.1}})
+        assert result.fault() is None
+        result.require()
 
-    def test_what_changed_is_named(self, result):
-        fault = result.fault({"seed": 2, "settings": {"lr": 0.2}})
-        assert fault == "made from something else (seed 1 -> 2, settings.lr 0.1 -> 0.2)"
+    def test_what_changed_is_named(self, result, tmp_path):
+        other = self.of(tmp_path, seed=2, lr=0.2)
+        assert other.fault() == "made from something else (seed 1 -> 2, settings.lr 0.1 -> 0.2)"
         with pytest.raises(MissingResult, match="run train again: numbers: made from something"):
-            result.require({"seed": 2})
+            other.require()
 
     def test_a_changed_revision_of_the_code_counts(self, result, monkeypatch):
         monkeypatch.setitem(command_line.sys.modules["provenance"].REVISIONS, "train", 99)
-        assert "-> 99" in result.fault({"seed": 1, "settings": {"lr": 0.1}})
+        assert "-> 99" in result.fault()
 
     @pytest.mark.parametrize("damage", ["truncated", "flipped", "longer"])
     def test_damage_is_noticed(self, result, damage):
@@ -51,17 +55,17 @@ class TestResult:
         result.files["numbers"].write_bytes(
             {"truncated": content[:-1], "flipped": content, "longer": content + b"0"}[damage]
         )
-        assert "a.npy is damaged" in result.fault({"seed": 1, "settings": {"lr": 0.1}})
+        assert "a.npy is damaged" in result.fault()
 
     def test_a_missing_file_is_noticed(self, result):
         result.files["numbers"].unlink()
-        assert "a.npy is missing" in result.fault({"seed": 1, "settings": {"lr": 0.1}})
+        assert "a.npy is missing" in result.fault()
 
     @pytest.mark.parametrize("record", ["", "{", "[]", "null", '{"from": {}}'])
     def test_a_record_that_cannot_be_read_is_none(self, result, record):
         result.record.write_text(record)
         with pytest.raises(MissingResult, match="run train first: no numbers in"):
-            result.require({"seed": 1})
+            result.require()
 
     def test_unsealed_while_made_anew(self, result):
         result.unseal()
@@ -210,10 +214,10 @@ def test_other_classes_are_another_training(finished):
     other = dataclasses.replace(run, dataset=renamed)
     chosen = run.configs[0]
     for before, after in (
-        (run.fold_source(chosen, 0), other.fold_source(chosen, 0)),
-        (run.pretrained_source(chosen), other.pretrained_source(chosen)),
+        (run.fold(chosen, 0), other.fold(chosen, 0)),
+        (run.pretrained(chosen), other.pretrained(chosen)),
     ):
-        assert differences(before, after) == ["classes changed"]
+        assert differences(before.source, after.source) == ["classes changed"]
 
 
 def test_a_replaced_clip_is_decoded_again(finished, make_clips):

@@ -39,7 +39,7 @@ def test_work_of_a_network_is_estimated_well(name):
         for layer in models.build_tagger(chosen, 80).layers
         if isinstance(layer, keras.layers.Conv2D)
     )
-    assert space.multiply_adds(chosen) == pytest.approx(actual, rel=0.05)
+    assert models.multiply_adds(chosen) == pytest.approx(actual, rel=0.05)
 
 
 def test_size_of_a_store_is_estimated_well(clips, tmp_path):

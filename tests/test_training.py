@@ -6,13 +6,13 @@ import keras
 import numpy as np
 import pytest
 
-import checkpoints
 import clipstore
 import metrics
 import npy
 import training
 import views
 from batches import Examples
+from checkpoints import Checkpoint
 from config import EXPERIMENTS, Schedule
 from conftest import TINY, open_writer
 from errors import PipelineError
@@ -61,7 +61,7 @@ def examples(tmp_path_factory):
         for i, clip in enumerate(clips):
             writer.append(str(i), clip)
     store, path = clipstore.ClipStore(folder), folder / "views.npy"
-    views.write(store, CONFIG, path, folder / "views.checkpoint", "#source", "views")
+    views.write(store, CONFIG, path, Checkpoint(folder / "views.checkpoint", "#source"), "views")
     return Examples(store, np.arange(24), labels, npy.Rows(path))
 
 
@@ -150,9 +150,10 @@ def test_a_wrapped_optimiser_starts_anew_too(tmp_path):
     np.testing.assert_array_equal(train(5), first)
     state.restart()
     train(2)
-    state.save(tmp_path / "checkpoint", "#source", None, [[0.0]])
+    checkpoint = Checkpoint(tmp_path / "checkpoint", "#source")
+    state.save(checkpoint, None, [[0.0]])
     train(4)
-    state.resume(tmp_path / "checkpoint", "#source")
+    state.resume(checkpoint)
     np.testing.assert_array_equal(train(3), first)
 
 
@@ -188,7 +189,8 @@ class TestLoop:
         assert len(history) == 5  # epoch 4 is the first that the best, 1, lies more than 2 before
 
     def test_starts_from_the_pretrained_weights(self, trainer, examples, tmp_path, monkeypatch):
-        start = Result("w", "pretrain", tmp_path / "a.json", {"weights": tmp_path / "a.weights.h5"})
+        files = {"weights": tmp_path / "a.weights.h5"}
+        start = Result("w", "pretrain", tmp_path / "a.json", files, made_from=dict)
         once = Schedule(1, milestones=(1,), mixup_prob=0)
         kept, _ = fit(trainer, examples, once)
         trainer.state.write_weights(start.files["weights"], kept)
@@ -246,7 +248,11 @@ class TestLoop:
 class TestCheckpoints:
     schedule = Schedule(5, milestones=(2,), mixup_prob=0.5, keep_from=1, stop_from=3, patience=1)
 
-    def interrupted(self, trainer, examples, path, after):
+    @pytest.fixture
+    def checkpoint(self, tmp_path):
+        return Checkpoint(tmp_path / "a.checkpoint", "#a")
+
+    def interrupted(self, trainer, examples, checkpoint, after):
         """Train, and fall over after some epochs."""
         epochs = []
         original = trainer._epoch
@@ -260,19 +266,17 @@ class TestCheckpoints:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(trainer, "_epoch", epoch)
             with pytest.raises(KeyboardInterrupt):
-                fit(trainer, examples, self.schedule, checkpoint=path, source="#a")
+                fit(trainer, examples, self.schedule, checkpoint=checkpoint)
 
     @pytest.mark.parametrize("after", [1, 3])
     def test_going_on_gives_what_an_uninterrupted_training_gives(
-        self, trainer, examples, tmp_path, after, capsys
+        self, trainer, examples, checkpoint, after, capsys
     ):
         kept, history = fit(trainer, examples, self.schedule)
-        self.interrupted(trainer, examples, tmp_path / "a.checkpoint", after)
+        self.interrupted(trainer, examples, checkpoint, after)
         fit(trainer, examples, Schedule(1, milestones=(1,), mixup_prob=0))  # another in between
         capsys.readouterr()
-        resumed, resumed_history = fit(
-            trainer, examples, self.schedule, checkpoint=tmp_path / "a.checkpoint", source="#a"
-        )
+        resumed, resumed_history = fit(trainer, examples, self.schedule, checkpoint=checkpoint)
         assert f"going on after epoch {after}" in capsys.readouterr().out
         columns = ["epoch", "loss", "lrap", "lwlrap", "learning_rate"]
         np.testing.assert_allclose(resumed_history[columns], history[columns], rtol=1e-5)
@@ -281,15 +285,16 @@ class TestCheckpoints:
         for one, other in zip(resumed.weights, kept.weights, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5)
 
-    def test_another_source_is_not_continued(self, trainer, examples, tmp_path, capsys):
-        self.interrupted(trainer, examples, tmp_path / "a.checkpoint", 2)
+    def test_another_source_is_not_continued(self, trainer, examples, checkpoint, capsys):
+        self.interrupted(trainer, examples, checkpoint, 2)
         capsys.readouterr()
         one = Schedule(1, milestones=(1,), mixup_prob=0)
-        _, history = fit(trainer, examples, one, checkpoint=tmp_path / "a.checkpoint", source="#b")
+        other = Checkpoint(checkpoint.path, "#b")
+        _, history = fit(trainer, examples, one, checkpoint=other)
         assert "going on" not in capsys.readouterr().out
         assert len(history) == 1
 
-    def test_that_of_an_optimiser_with_other_variables_is_not_continued(self, tmp_path):
+    def test_that_of_an_optimiser_with_other_variables_is_not_continued(self, checkpoint):
         """precision="auto" may mean float16, which scales the loss, on one machine only."""
         states = []
         for scaled in (False, True):
@@ -298,16 +303,16 @@ class TestCheckpoints:
             model.compile(keras.optimizers.LossScaleOptimizer(nadam) if scaled else nadam, "mse")
             states.append(TrainingState(model))
         for one, other in (states, states[::-1]):
-            one.save(tmp_path / "checkpoint", "#a", None, [[0.5]])
-            assert one.resume(tmp_path / "checkpoint", "#a") == (None, [[0.5]])
-            assert other.resume(tmp_path / "checkpoint", "#a") == (None, [])
+            one.save(checkpoint, None, [[0.5]])
+            assert one.resume(checkpoint) == (None, [[0.5]])
+            assert other.resume(checkpoint) == (None, [])
 
     @pytest.mark.parametrize("damage", ["truncated", "flipped"])
     def test_a_damaged_checkpoint_is_named_and_not_used(
-        self, trainer, examples, tmp_path, capsys, damage
+        self, trainer, examples, checkpoint, capsys, damage
     ):
-        path = tmp_path / "a.checkpoint"
-        self.interrupted(trainer, examples, path, 2)
+        self.interrupted(trainer, examples, checkpoint, 2)
+        path = checkpoint.path
         content = bytearray(path.read_bytes())
         if damage == "truncated":
             content = content[: len(content) // 2]
@@ -315,18 +320,17 @@ class TestCheckpoints:
             content[len(content) // 2] ^= 0x10
         path.write_bytes(content)
         one = Schedule(1, milestones=(1,), mixup_prob=0)
-        _, history = fit(trainer, examples, one, checkpoint=path, source="#a")
+        _, history = fit(trainer, examples, one, checkpoint=checkpoint)
         assert f"{path} is damaged and not used" in capsys.readouterr().out
         assert len(history) == 1
 
-    def test_no_flipped_bit_goes_unnoticed(self, tmp_path, capsys):
-        path = tmp_path / "a.checkpoint"
+    def test_no_flipped_bit_goes_unnoticed(self, checkpoint, capsys):
         arrays = {"state0": np.arange(4.0), "kept": np.arange(2.0), "history": np.zeros((1, 6))}
-        checkpoints.save(path, "#a", arrays)
-        whole = path.read_bytes()
+        checkpoint.save(arrays)
+        path, whole = checkpoint.path, checkpoint.path.read_bytes()
         for at in range(0, len(whole), 3):
             path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
-            loaded = checkpoints.load(path, "#a")
+            loaded = checkpoint.load()
             if loaded is not None:  # a field that nobody reads, such as the time of writing
                 assert set(loaded) == set(arrays)
                 for name, value in arrays.items():

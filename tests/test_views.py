@@ -11,7 +11,8 @@ import clipstore
 import logmel
 import npy
 import views
-from config import Config
+from checkpoints import Checkpoint
+from config import VIEW_SETTINGS, Config
 from conftest import TINY, open_writer
 from models import front_end
 
@@ -35,7 +36,7 @@ def store(tmp_path):
 
 def write(store, folder, config=CONFIG, source="#source"):
     path = folder / "views.npy"
-    views.write(store, config, path, folder / "views.checkpoint", source, "views")
+    views.write(store, config, path, Checkpoint(folder / "views.checkpoint", source), "views")
     return npy.Rows(path)
 
 
@@ -80,7 +81,8 @@ def test_are_what_the_front_end_makes_of_each_crop(store, tmp_path, frontend):
     "setting", [{"crop_samples": 1000}, {"frontend": "logmel"}, {"n_hop": 700}]
 )
 def test_depend_on_what_changes_them(setting):
-    assert views.depend_on(dataclasses.replace(CONFIG, **setting)) != views.depend_on(CONFIG)
+    other = dataclasses.replace(CONFIG, **setting)
+    assert other.values_of(VIEW_SETTINGS) != CONFIG.values_of(VIEW_SETTINGS)
 
 
 @pytest.mark.parametrize("damage", [None, "views.npy", "views.checkpoint"])
