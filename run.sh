@@ -32,7 +32,7 @@ Options:
                        small       narrower networks for real data on a CPU
                        demo        minutes; the default for the synthetic dataset
   --experiments A,B    only these experiments, by name, such as v1mix,max3exam
-  --folds 0,3          only these of the ten folds
+  --folds 0,3          only these folds, by number from 0
   --skip-unreadable    leave out training clips that cannot be decoded, instead of stopping
   --force              make results again that are there already; without it the same command
                        goes on where it was interrupted, and makes only what differs
