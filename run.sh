@@ -121,10 +121,13 @@ make_venv() {
 
 # ---- Packages --------------------------------------------------------------------------------
 
-gpu_visible() { nvidia-smi -L 2>/dev/null | grep -q '^GPU '; }
+# cuDNN 9.10 is the last for GPUs before Turing, such as the P100 of the published run.
+cudnn=nvidia-cudnn-cu12==9.10.2.21
 
-# The version is written in requirements.txt and nowhere else.
-tensorflow_with_cuda() { sed -n 's/^tensorflow==/tensorflow[and-cuda]==/p' "$here/requirements.txt"; }
+# TensorFlow's wheels for other processors than x86 know no GPU.
+gpu_visible() { nvidia-smi -L 2>/dev/null | grep -q '^GPU ' && test "$(uname -m)" = x86_64; }
+
+with_cuda() { sed 's/^tensorflow==/tensorflow[and-cuda]==/'; }
 
 pip_install() { # pip_install WHAT PIP-ARGUMENTS...
     what=$1
@@ -190,20 +193,20 @@ check_space() { # check_space DIR KIBIBYTES
 
 # Installs a requirements file once. The stamp, written last, says what was installed, so that an
 # installation that broke off is not taken for a whole one and changed pins are installed.
-install_once() { # install_once FILE STAMP CUDA KIBIBYTES DESCRIPTION
+install_once() { # install_once FILE STAMP CUDNN KIBIBYTES DESCRIPTION
     stamp=$prefix/$2
     pins="$(cksum <"$1") python$version"
     was=$(cat "$stamp" 2>/dev/null) || was=
     # CUDA libraries that are there do no harm on a machine without a GPU (a cluster's login node).
-    if [ "$was" = "$pins cuda=$3" ] || [ "$was" = "$pins cuda=yes" ]; then return; fi
+    if [ "$was" = "$pins cuda=$3" ] || [ "$was" = "$pins cuda=$cudnn" ]; then return; fi
     rm -f -- "$stamp"
     # Where TensorFlow is there already, the rest is small.
     case $(missing "$1") in *tensorflow==*) check_space "$prefix" "$4" ;; esac
     printf 'Installing %s into %s, once\n' "$5" "$prefix"
-    if [ "$3" = yes ]; then
-        pip_install "$1" -r "$1" "$(tensorflow_with_cuda)"
-    else
+    if [ "$3" = no ]; then
         pip_install "$1" -r "$1"
+    else
+        pip_install "$1" -r "$1" "$(grep '^tensorflow==' "$1" | with_cuda)" "$3"
     fi
     printf '%s\n' "$pins cuda=$3" >"$stamp"
 }
@@ -212,7 +215,7 @@ install_once() { # install_once FILE STAMP CUDA KIBIBYTES DESCRIPTION
 install_packages() {
     what='TensorFlow and the rest of requirements.txt'
     if gpu_visible; then
-        install_once "$here/requirements.txt" .run-sh-packages yes 7300000 \
+        install_once "$here/requirements.txt" .run-sh-packages "$cudnn" 7300000 \
             "$what (with CUDA: 3.6 GB to download, 7.2 GB on disk, several minutes)"
     else
         install_once "$here/requirements.txt" .run-sh-packages no 3000000 \
@@ -226,7 +229,7 @@ add_missing_packages() { # add_missing_packages FILE
     if [ -z "$absent" ]; then return; fi
     printf 'Installing what %s lacks: %s\n' "$python" "$(printf '%s' "$absent" | tr '\n' ' ')"
     if gpu_visible; then
-        absent=$(printf '%s\n' "$absent" | sed 's/^tensorflow==/tensorflow[and-cuda]==/')
+        absent=$(printf '%s\n' "$absent" | with_cuda)
     fi
     # kapre would replace a newer TensorFlow or Keras; what it needs is in requirements.txt anyway.
     kapre=$(printf '%s\n' "$absent" | sed -n '/^kapre==/p')

@@ -32,7 +32,7 @@ OPTIONS = (
     "--no-venv",
 )
 TOOLS = ("cat", "cksum", "cp", "df", "dirname", "awk", "grep", "head", "mkdir", "rm", "sed", "tail")
-TOOLS += ("tr", "chmod")
+TOOLS += ("tr", "chmod", "uname")
 SHELLS = [shell for shell in ("sh", "dash", "bash", "busybox") if shutil.which(shell)]
 
 # What run.sh asks of Python, answered from variables: VERSION, LACKS (modules), PIP_FAILS, FAILS.
@@ -398,6 +398,8 @@ def test_gpu_brings_cuda_libraries_of_the_pinned_tensorflow(project):
     project.set_pin("tensorflow==2.20.0", "tensorflow==2.20.9")
     assert "CUDA" in project.run().stdout
     assert "tensorflow[and-cuda]==2.20.9" in project.logged("pip install")[0]
+    # The last that serves the published run's GPU, a P100.
+    assert "nvidia-cudnn-cu12==9.10" in project.logged("pip install")[0]
     assert project.run().stdout == ""
     (project.bin / "nvidia-smi").unlink()
     assert project.run().stdout == "", "CUDA libraries may stay where the GPU is out of sight"
@@ -407,6 +409,16 @@ def test_gpu_that_appears_later_brings_cuda_libraries(installed):
     write_executable(installed.bin / "nvidia-smi", "#!/bin/sh\necho 'GPU 0: NVIDIA H100'\n")
     installed.run()
     assert installed.logged("and-cuda")
+
+
+def test_other_processors_than_x86_get_no_cuda_libraries(project):
+    """TensorFlow's wheels for them are for CPUs."""
+    write_executable(project.bin / "nvidia-smi", "#!/bin/sh\necho 'GPU 0: NVIDIA GH200'\n")
+    (project.bin / "uname").unlink()
+    write_executable(project.bin / "uname", "#!/bin/sh\necho aarch64\n")
+    project.run()
+    assert project.logged("pip install")
+    assert project.logged("and-cuda") == []
 
 
 def test_driver_without_a_gpu_brings_no_cuda_libraries(project):
