@@ -7,9 +7,11 @@ travel, and gives what one GPU would give. One network on all GPUs at once
 
 import concurrent.futures.process
 import contextlib
+import itertools
 import multiprocessing
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import processes
@@ -18,22 +20,61 @@ from errors import KilledProcess
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
-def ask(field: str) -> list[str]:
-    """One property of each NVIDIA GPU, as nvidia-smi names it. Empty where it cannot be asked."""
-    command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"]
+def visible() -> list[str]:
+    """The NVIDIA GPUs that this process may use, by index or name, without touching them."""
+    chosen = os.environ.get(VISIBLE)
+    if chosen is not None:  # as CUDA reads it: what follows -1 does not count
+        names = (name.strip() for name in chosen.split(","))
+        return list(itertools.takewhile(lambda name: name not in ("", "-1"), names))
+    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
-    return said.stdout.split()
+    return [line for line in said.stdout.split() if line.isdigit()]  # or "No devices were found"
 
 
-def visible() -> list[str]:
-    """The NVIDIA GPUs that this process may use, by index or name, without touching them."""
-    chosen = os.environ.get(VISIBLE)
-    if chosen is not None:
-        return [gpu.strip() for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]
-    return ask("index")
+def capabilities() -> list[tuple[int, int]]:
+    """The compute capability of each GPU that Keras' backend computes on: (7, 5) is Turing.
+
+    (0, 0) for GPUs of other makers than NVIDIA.
+    """
+    import keras  # here, not above: preprocessing asks for visible GPUs only
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        devices = tf.config.get_visible_devices("GPU")
+        details = map(tf.config.experimental.get_device_details, devices)
+        return [known.get("compute_capability", (0, 0)) for known in details]
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
+    import jax
+
+    found = [device for device in jax.local_devices() if device.platform == "gpu"]
+    named = (getattr(device, "compute_capability", "0.0") for device in found)
+    return [tuple(map(int, capability.split("."))) for capability in named]
+
+
+def usable() -> list[str]:
+    """Those of the visible GPUs that Keras' backend can use; warns where there are none of them."""
+    import keras
+
+    names, backend = visible(), keras.backend.backend()
+    if not names or backend == "jax":  # which would take their memory for this process
+        return names
+    n_used = len(capabilities())
+    if not n_used:
+        remedy = " (pip install 'tensorflow[and-cuda]')" if backend == "tensorflow" else ""
+        print(
+            f"warning: {backend} can use none of the {len(names)} GPUs of this machine, so all is "
+            f"computed on the CPU: its CUDA libraries{remedy} or a newer driver may be missing",
+            file=sys.stderr,
+        )
+    # A process sees one slice of a divided GPU (MIG) only, so that slices cannot be counted.
+    return names if n_used and names[0].startswith("MIG") else names[:n_used]
 
 
 def share_out(function: Callable, run, tasks: list) -> None:
@@ -52,7 +93,7 @@ def share_out(function: Callable, run, tasks: list) -> None:
     A share keeps the order of its tasks. If one fails, the others are stopped: what they had
     finished is there, and the same command goes on.
     """
-    gpus = visible()[: len(tasks)]
+    gpus = usable()[: len(tasks)]
     if len(gpus) < 2:
         if tasks:
             function(run, tasks)

@@ -5,6 +5,7 @@ are float32 always.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import gpus
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}  # of x86 processors, as Linux names them
-FLOAT16_CAPABILITY, BFLOAT16_CAPABILITY = 7.0, 8.0  # the first NVIDIA GPUs with such tensor cores
+FLOAT16_CAPABILITY, BFLOAT16_CAPABILITY = (7, 0), (8, 0)  # the first GPUs with such tensor cores
 
 
 def resolve(precision: str) -> str:
@@ -30,12 +31,11 @@ def resolve(precision: str) -> str:
             known = ", ".join(POLICIES)
             raise ValueError(f"precision must be auto, {known}; got {precision!r}")
         return precision
-    if sees_gpu():
-        capability = min(_compute_capabilities(), default=0.0)
-        if capability >= BFLOAT16_CAPABILITY:
+    if capabilities := gpus.capabilities():
+        if min(capabilities) >= BFLOAT16_CAPABILITY:
             return "bfloat16"
-        return "float16" if capability >= FLOAT16_CAPABILITY else "float32"
-    return "bfloat16" if _processor_flags() & BFLOAT16_FLAGS else "float32"
+        return "float16" if min(capabilities) >= FLOAT16_CAPABILITY else "float32"
+    return "bfloat16" if _uses_onednn() and _processor_flags() & BFLOAT16_FLAGS else "float32"
 
 
 @contextlib.contextmanager
@@ -49,25 +49,16 @@ def used(precision: str) -> Iterator[None]:
         keras.config.set_dtype_policy(former)
 
 
-def sees_gpu() -> bool:
-    """Does Keras' backend compute on a GPU?"""
-    if keras.backend.backend() == "torch":  # Keras cannot list its devices
-        return bool(_compute_capabilities())
-    # Of the default kind: JAX fails when asked for GPUs where there is none.
-    return any(name.startswith("gpu") for name in keras.distribution.list_devices())
-
-
 def on_tensorflow_cpu() -> bool:
     """Is Keras' backend TensorFlow, and does it compute on a CPU?"""
-    return keras.backend.backend() == "tensorflow" and not sees_gpu()
+    return keras.backend.backend() == "tensorflow" and not gpus.capabilities()
 
 
-def _compute_capabilities() -> list[float]:
-    """Of NVIDIA's GPUs: 7.5 is Turing, 8.0 Ampere. Empty where they cannot be asked for."""
-    try:
-        return [float(capability) for capability in gpus.ask("compute_cap")]
-    except ValueError:
-        return []
+def _uses_onednn() -> bool:
+    """Does Keras' backend compute with oneDNN on CPUs? Others' bfloat16 is slower than float32."""
+    if keras.backend.backend() == "tensorflow":
+        return os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1").lower() not in ("0", "false")
+    return keras.backend.backend() == "torch"
 
 
 def _processor_flags() -> set[str]:

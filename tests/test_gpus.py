@@ -1,6 +1,7 @@
 """Several GPUs: each gets a share in a process of its own. Processes are real, GPUs are not."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -11,6 +12,13 @@ import gpus
 from errors import InputError, PipelineError
 
 ORDER = list("abcde")
+capabilities_of_this_machine = gpus.capabilities
+
+
+@pytest.fixture(autouse=True)
+def some(monkeypatch):
+    """Keras' backend can use four GPUs."""
+    monkeypatch.setattr(gpus, "capabilities", lambda: [(8, 0)] * 4)
 
 
 def note(folder, tasks):
@@ -73,12 +81,50 @@ def test_an_error_of_one_ends_the_others(tmp_path, monkeypatch, function, error,
 
 def test_all_of_the_machine_are_found_where_none_is_chosen(monkeypatch):
     monkeypatch.delenv(gpus.VISIBLE, raising=False)
-    said = subprocess.CompletedProcess([], 0, stdout="0\n1\n")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: said)
-    assert gpus.visible() == ["0", "1"]
+    for stdout, expected in (("0\n1\n", ["0", "1"]), ("No devices were found\n", [])):
+        said = subprocess.CompletedProcess([], 0, stdout=stdout)
+        monkeypatch.setattr(subprocess, "run", lambda *_, said=said, **__: said)
+        assert gpus.visible() == expected
 
     def missing(*_, **__):
         raise FileNotFoundError
 
     monkeypatch.setattr(subprocess, "run", missing)
     assert gpus.visible() == []
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"), [("0, 1", ["0", "1"]), ("1,-1,0", ["1"]), ("MIG-1,MIG-2", 2 * ["MIG"])]
+)
+def test_what_is_chosen_is_read_as_cuda_reads_it(monkeypatch, chosen, expected):
+    monkeypatch.setenv(gpus.VISIBLE, chosen)
+    assert [name.split("-")[0] for name in gpus.visible()] == expected
+
+
+@pytest.mark.parametrize(
+    ("chosen", "n_used", "expected"),
+    [
+        ("0,1", 1, ["0"]),  # there are not as many as were named
+        ("MIG-1,MIG-2", 1, ["MIG-1", "MIG-2"]),  # of which a process sees one
+        ("2", 1, ["2"]),
+    ],
+)
+def test_only_what_the_backend_can_use_gets_a_share(monkeypatch, chosen, n_used, expected):
+    monkeypatch.setenv(gpus.VISIBLE, chosen)
+    monkeypatch.setattr(gpus, "capabilities", lambda: [(8, 0)] * n_used)
+    assert gpus.usable() == expected
+
+
+def test_gpus_that_the_backend_cannot_use_are_said_to_be_there(tmp_path, monkeypatch, capsys):
+    """As where CUDA's libraries are missing: no CPU training for each of them, side by side."""
+    monkeypatch.setenv(gpus.VISIBLE, "0,1")
+    monkeypatch.setattr(gpus, "capabilities", list)
+    gpus.share_out(note, tmp_path, ORDER)
+    assert (tmp_path / "gpu0,1").read_text() == f"{os.getpid()} {ORDER}"
+    said = capsys.readouterr().err
+    assert "warning: tensorflow can use none of the 2 GPUs of this machine" in said
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there may be GPUs")
+def test_without_a_gpu_none_has_capabilities():
+    assert capabilities_of_this_machine() == []

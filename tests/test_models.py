@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 import config
+import gpus
 import layers
-import precision
 from conftest import TINY
 from layers import FEWEST_CHANNELS, FEWEST_POSITIONS, Conv2D, FusedBatchNormalization
 from models import build_tagger, pool
@@ -185,7 +185,7 @@ class TestConv2D:
         ],
     )
     def test_matrix_products_only_where_they_pay(self, monkeypatch, shape, dtype, on_gpu, expected):
-        monkeypatch.setattr(precision, "sees_gpu", lambda: on_gpu)
+        monkeypatch.setattr(gpus, "capabilities", lambda: [(8, 0)] * on_gpu)
         called = []
         monkeypatch.setattr(layers, "_convolution", lambda x, _: called.append(1) or x)
         layer = Conv2D(4, 3, padding="same", use_bias=False, dtype=dtype)

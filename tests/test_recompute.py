@@ -12,7 +12,7 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 import config
-import precision
+import gpus
 import recompute
 from models import build_tagger
 from recompute import FrugalNetwork
@@ -145,7 +145,7 @@ class TestWhere:
         assert not segments
 
     def test_not_on_a_gpu(self, segments, monkeypatch):
-        monkeypatch.setattr(precision, "sees_gpu", lambda: True)
+        monkeypatch.setattr(gpus, "capabilities", lambda: [(8, 0)])
         _, frugal = pair()
         frugal(batch(2)[0], training=True)
         assert not segments
