@@ -149,6 +149,37 @@ class AveragePooling2D(keras.layers.AveragePooling2D):
 
 
 @keras.saving.register_keras_serializable("freesound")
+class GlobalAveragePooling2D(keras.layers.GlobalAveragePooling2D):
+    """The mean over time and mel: Keras' layer, but for maps of half width in TensorFlow.
+
+    Keras makes float32 copies of such maps, on the way back too. Sums are in float32 either way.
+    """
+
+    def call(self, inputs):
+        if keras.backend.backend() != "tensorflow" or inputs.dtype == "float32":
+            return super().call(inputs)
+        return _mean_of_map(inputs, self.keepdims)
+
+
+def _mean_of_map(inputs, keepdims: bool):
+    """(batch, time, mel, channels) -> (batch, 1, 1, channels), or (batch, channels)."""
+
+    @tf.custom_gradient
+    def mean(inputs):
+        n = math.prod(inputs.shape[1:3])
+
+        def gradient(upstream):
+            slope = tf.cast(tf.cast(upstream, tf.float32) / n, inputs.dtype)
+            return tf.broadcast_to(
+                tf.reshape(slope, (-1, 1, 1, inputs.shape[-1])), tf.shape(inputs)
+            )
+
+        return tf.reduce_mean(inputs, (1, 2), keepdims=keepdims), gradient
+
+    return mean(inputs)
+
+
+@keras.saving.register_keras_serializable("freesound")
 class SharedKernelPooling(keras.layers.Layer):
     """Pooling by one learned, bias-free kernel that all channels share: 'same' padding.
 

@@ -7,7 +7,13 @@ import precision
 from config import Config
 from errors import InputError
 from features import N_FEATURES, NUM_STEPS
-from layers import AveragePooling2D, Conv2D, FusedBatchNormalization, SharedKernelPooling
+from layers import (
+    AveragePooling2D,
+    Conv2D,
+    FusedBatchNormalization,
+    GlobalAveragePooling2D,
+    SharedKernelPooling,
+)
 from recompute import FrugalNetwork
 
 MOMENTUM = 0.85
@@ -151,7 +157,7 @@ def _norm_relu(x, config: Config, name: str):
 def _squeeze_excite(x, name: str):
     """Scale each channel by what all channels hold on average (Hu et al., CVPR 2018)."""
     channels = x.shape[-1]
-    scale = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_squeeze")(x)
+    scale = GlobalAveragePooling2D(keepdims=True, name=f"{name}_squeeze")(x)
     scale = layers.Dense(channels // SQUEEZE, activation="relu", name=f"{name}_reduce")(scale)
     scale = layers.Dense(channels, activation="sigmoid", name=f"{name}_excite")(scale)
     return layers.Multiply(name=f"{name}_scale")([x, scale])

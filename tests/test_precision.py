@@ -2,10 +2,14 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import config
+import gpus
+import layers
 import precision
 from conftest import TINY
 from training import Trainer
@@ -74,19 +78,61 @@ def test_float16_scales_the_loss():
         ([], {"avx2"}, "float32"),
         ([], {"avx512_bf16"}, "bfloat16"),
         ([], {"amx_bf16", "avx2"}, "bfloat16"),
-        ([6.0], {"amx_bf16"}, "float32"),  # P100
-        ([7.5], set(), "float16"),  # T4
-        ([8.0, 9.0], set(), "bfloat16"),
-        ([9.0, 7.5], set(), "float16"),
+        ([(6, 0)], {"amx_bf16"}, "float32"),  # P100
+        ([(7, 5)], set(), "float16"),  # T4
+        ([(8, 0), (12, 0)], set(), "bfloat16"),
+        ([(9, 0), (7, 5)], set(), "float16"),
+        ([(0, 0)], {"amx_bf16"}, "float32"),  # not NVIDIA's
     ],
 )
 def test_auto_is_what_the_hardware_multiplies(monkeypatch, capabilities, flags, expected):
-    monkeypatch.setattr(precision, "sees_gpu", lambda: bool(capabilities))
-    monkeypatch.setattr(precision, "_compute_capabilities", lambda: capabilities)
+    monkeypatch.setattr(gpus, "capabilities", lambda: capabilities)
     monkeypatch.setattr(precision, "_processor_flags", lambda: flags)
     assert precision.resolve("auto") == expected
     for kind in precision.POLICIES:
         assert precision.resolve(kind) == kind
+
+
+@pytest.mark.parametrize(
+    ("backend", "onednn", "expected"),
+    [
+        ("tensorflow", "1", "bfloat16"),
+        ("tensorflow", "0", "float32"),
+        ("torch", "0", "bfloat16"),  # of its own
+        ("jax", "1", "float32"),
+    ],
+)
+def test_auto_on_a_processor_asks_for_kernels_too(monkeypatch, backend, onednn, expected):
+    monkeypatch.setattr(gpus, "capabilities", list)
+    monkeypatch.setattr(precision, "_processor_flags", lambda: {"amx_bf16"})
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", onednn)
+    assert precision.resolve("auto") == expected
+
+
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_mean_over_a_map_makes_no_wide_copies(keepdims):
+    rng = np.random.default_rng(0)
+    maps = tf.constant(rng.normal(1, 1, (2, 30, 20, 16)), tf.bfloat16)
+    slopes = tf.constant(rng.normal(0, 1, (2, 1, 1, 16) if keepdims else (2, 16)), tf.bfloat16)
+
+    def graph_and_results(layer):
+        @tf.function
+        def results(maps):
+            mean = layer(maps)
+            return mean, tf.gradients(mean, maps, slopes)[0]
+
+        operations = results.get_concrete_function(maps).graph.get_operations()
+        outputs = [output for operation in operations for output in operation.outputs]
+        wide = [x for x in outputs if x.dtype == tf.float32 and x.shape == maps.shape]
+        return len(wide), [np.asarray(x, np.float32) for x in results(maps)]
+
+    options = {"keepdims": keepdims, "dtype": "bfloat16"}
+    n_wide, (mean, gradient) = graph_and_results(layers.GlobalAveragePooling2D(**options))
+    n_of_keras, expected = graph_and_results(keras.layers.GlobalAveragePooling2D(**options))
+    assert n_wide == 0 < n_of_keras
+    np.testing.assert_array_equal(mean, expected[0])
+    np.testing.assert_array_equal(gradient, expected[1])
 
 
 def test_an_unknown_precision_is_refused():
