@@ -27,6 +27,7 @@ MENDABLE = (  # what the system says about disks and folders
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),
     *(errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR),
 )
+OUT_OF_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError")  # TensorFlow's and PyTorch's
 STAGES = ("preprocess", "pretrain", "train", "predict", "ensemble")
 
 
@@ -195,6 +196,11 @@ def _in_one_line(error: Exception, then: str) -> str | None:
     if isinstance(error, BrokenPipeError):  # `| head` has seen enough
         discard_output()
         return f"stopped: nobody reads the output any more; {then}"
+    if isinstance(error, MemoryError) or type(error).__name__ in OUT_OF_MEMORY:
+        return (
+            "error: there is not enough memory: end other programs, take --profile small, or lower "
+            f"batch_size in code/config.py; {then}"
+        )
     if isinstance(error, OSError) and (
         error.errno in MENDABLE or "No space left" in str(error)  # so says HDF5
     ):

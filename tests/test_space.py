@@ -8,8 +8,10 @@ import subprocess
 import sys
 
 import keras
+import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 import clipstore
@@ -103,6 +105,15 @@ def test_preprocessing_asks_for_space_first(arguments, tmp_path, run_stage, monk
     with pytest.raises(SystemExit, match="error: .* of disk space left"):
         run_stage("preprocess", *arguments, tmp_path / "out")
     assert not (tmp_path / "out" / "clips").exists()
+
+
+@pytest.mark.parametrize("take", [np.ones, tf.ones])
+def test_too_little_memory_is_one_line(take):
+    with (
+        pytest.raises(SystemExit, match="error: there is not enough memory: .*; go on"),
+        command_line.errors_in_one_line("go on"),
+    ):
+        take(1 << 46)
 
 
 @pytest.mark.parametrize("victim", ["folds.csv", "clips.csv", "store.json"])
