@@ -5,6 +5,9 @@ only batch norm looks beyond one clip, at mean and variance of its input. So the
 (but for the first), and the layers between go over the batch a few clips at a time: once forward,
 and again for the gradients (after Chen et al., "Training Deep Nets with Sublinear Memory Cost",
 2016). Loss and gradients are those of the whole batch.
+
+`tf.recompute_grad` would not do: around batch norm it moves the averages twice a step, and it takes
+the whole batch at once, so that the way back needs a unit's maps of all clips.
 """
 
 import itertools
@@ -100,13 +103,14 @@ class _Segment:
 
         first, mean, variance, unbiased = self._with_statistics(maps[0], before)
         norm.keep(mean, unbiased)
-        # TensorFlow's kernel takes mean and variance for constants. As numbers, these two are gamma
-        # and beta; their gradients go on to mean and variance.
+        # TensorFlow's kernel gives no gradients with respect to mean and variance. So scale and
+        # offset carry them; in value these are gamma and beta: (channels,).
         m, v = tf.stop_gradient(mean), tf.stop_gradient(variance)
         scale = gamma * tf.sqrt((v + epsilon) / (variance + epsilon))
         offset = beta + (m - mean) * gamma * tf.math.rsqrt(v + epsilon)
 
         def of_clips(maps, before, scale, offset, after):
+            # All maps: (clips, time, mel, channels)
             y, *_ = tf.raw_ops.FusedBatchNormV3(
                 x=self._input_of_norm(maps[0], before),
                 scale=scale,
@@ -129,19 +133,19 @@ class _Segment:
 
         @tf.custom_gradient
         def with_statistics(x, weights):
-            channels = self._norm.gamma.shape
+            channels = self._norm.gamma.shape  # also the shape of mean and variance
 
             def add(clips, n, mean, squares):  # after Chan, Golub and LeVeque (1979)
                 z = self._input_of_norm(x[clips], weights)
                 *_, z_mean, z_variance, _ = tf.raw_ops.FusedBatchNormV3(
                     x=z, scale=tf.ones(channels), offset=tf.zeros(channels), mean=[], variance=[]
                 )
-                more = tf.cast(tf.size(z) // channels[0], tf.float32)
-                delta, n = z_mean - mean, n + more
+                n_more = tf.cast(tf.size(z) // channels[0], tf.float32)
+                delta, n = z_mean - mean, n + n_more
                 # Never a sum of three: TensorFlow adds those in any order, and the last digits of
                 # a training would differ from run to run.
-                squares += more * (z_variance + delta**2 * ((n - more) / n))
-                return n, mean + delta * (more / n), squares
+                squares += n_more * (z_variance + delta**2 * ((n - n_more) / n))
+                return n, mean + delta * (n_more / n), squares
 
             n, mean, squares = self._loop(add, x, 0.0, tf.zeros(channels), tf.zeros(channels))
 
@@ -154,10 +158,10 @@ class _Segment:
                     with tf.GradientTape() as tape:
                         tape.watch(inputs)
                         z = self._input_of_norm(*inputs)
-                    rows, more = tape.gradient(z, inputs, z * slope + offset)
+                    d_clips, d_more = tape.gradient(z, inputs, z * slope + offset)
                     # In place: dx came from `_recomputed`, for here alone.
-                    dx = tf.raw_ops.InplaceAdd(x=dx, i=tf.range(clips.start, clips.stop), v=rows)
-                    return dx, tf.nest.map_structure(tf.add, d_weights, more)
+                    dx = tf.raw_ops.InplaceAdd(x=dx, i=tf.range(clips.start, clips.stop), v=d_clips)
+                    return dx, tf.nest.map_structure(tf.add, d_weights, d_more)
 
                 return self._loop(add, x, dx, tf.nest.map_structure(tf.zeros_like, weights))
 
@@ -173,8 +177,8 @@ class _Segment:
             n_clips = tf.shape(maps[0])[0]
 
             def forward(clips, *following):
-                rows = function([x[clips] for x in maps], *weights)
-                return [_with_rows(*pair, clips) for pair in zip(following, rows, strict=True)]
+                made = function([x[clips] for x in maps], *weights)
+                return [_with_clips(*pair, clips) for pair in zip(following, made, strict=True)]
 
             def gradients(*upstream):
                 def backward(clips, d_maps, d_weights):
@@ -182,9 +186,11 @@ class _Segment:
                     with tf.GradientTape() as tape:
                         tape.watch(inputs)
                         following = function(inputs[0], *weights)
-                    rows, more = tape.gradient(following, inputs, [dy[clips] for dy in upstream])
-                    d_maps = [_with_rows(*pair, clips) for pair in zip(d_maps, rows, strict=True)]
-                    return d_maps, tf.nest.map_structure(tf.add, d_weights, more)
+                    slopes = [dy[clips] for dy in upstream]
+                    d_clips, d_more = tape.gradient(following, inputs, slopes)
+                    pairs = zip(d_maps, d_clips, strict=True)
+                    d_maps = [_with_clips(*pair, clips) for pair in pairs]
+                    return d_maps, tf.nest.map_structure(tf.add, d_weights, d_more)
 
                 # Else TensorFlow would take the memory for the gradients of all segments at once.
                 with tf.control_dependencies(upstream):
@@ -220,6 +226,9 @@ def _empty(n_clips, like):
     return tf.raw_ops.Empty(shape=[n_clips, *like.shape[1:]], dtype=like.dtype)
 
 
-def _with_rows(x, rows, clips):
-    """x with other rows for these clips. It is made in the memory of x, which is gone then."""
-    return tf.raw_ops.InplaceUpdate(x=x, i=tf.range(clips.start, clips.stop), v=rows)
+def _with_clips(x, values, clips):
+    """A map x of the whole batch, with other values for these clips; x itself is used up by it.
+
+    TensorFlow calls that a copy, but takes the memory of x for it (measured with 2.20).
+    """
+    return tf.raw_ops.InplaceUpdate(x=x, i=tf.range(clips.start, clips.stop), v=values)
