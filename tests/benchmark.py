@@ -46,6 +46,7 @@ RATE = 44100
 N_CLASSES = 80
 V1MIX = config.EXPERIMENTS["v1mix"]
 GFLOP_FORWARD, GFLOP_TRAINING = 17.8, 53.0  # of v1mix, one crop
+MATRIX_SIZE = 3072
 SMALLEST_SET = 40  # clips; and four and sixteen times as many
 
 
@@ -91,33 +92,31 @@ def random_inputs(n):
     }
 
 
-def matmul_rate(kind: str) -> float:
-    """GFLOP/s of one large matrix product in this precision."""
-    n = 3072
-    a = keras.random.normal((n, n), dtype=kind)
-    product = keras.ops.matmul
+def matrix_product(kind: str):
+    """A function that multiplies two large matrices in this precision, for `by_turns`."""
+    a = keras.random.normal((MATRIX_SIZE, MATRIX_SIZE), dtype=kind)
+    return lambda: np.asarray(keras.ops.convert_to_numpy(keras.ops.matmul(a, a)[0, :1]))
 
-    def multiply():
-        return np.asarray(keras.ops.convert_to_numpy(product(a, a)[0, :1]))
 
-    return 2 * n**3 / by_turns(multiply, seconds=4)[0] / 1e9
+def share(gflop: float, seconds: float, product_seconds: float) -> str:
+    """Of the rate that the matrix product reached, which took its turns with the work."""
+    rate = 2 * MATRIX_SIZE**3 / product_seconds / 1e9
+    return f"{gflop / seconds / rate:.0%} of the matrix product's {rate:.0f} GFLOP/s"
 
 
 def training():
     kind = precision.resolve("auto")
-    rate = matmul_rate(kind)
-    print(f"matrix product: {rate:.0f} GFLOP/s in {kind}, {matmul_rate('float32'):.0f} in float32")
     plain = stock(build_tagger(dataclasses.replace(V1MIX, precision="float32"), N_CLASSES))
     plain.compile(keras.optimizers.Nadam(), loss="binary_crossentropy", jit_compile=False)
     ours = Trainer(V1MIX, N_CLASSES).model
     for n in (16, 32):
         inputs, labels = random_inputs(n), np.zeros((n, N_CLASSES), np.float32)
-        seconds, reference = by_turns(
+        seconds, reference, product = by_turns(
             lambda x=inputs, y=labels: ours.train_on_batch(x, y),
             lambda x=inputs, y=labels: plain.train_on_batch(x, y),
+            matrix_product(kind),
         )
-        share = GFLOP_TRAINING * n / seconds / rate
-        more = f"{reference / seconds:.2f}x, {share:.0%} of the matrix product's rate"
+        more = f"{reference / seconds:.2f}x, {share(GFLOP_TRAINING * n, seconds, product)}"
         row(f"training v1mix, {kind}, batch {n}", n / seconds, n / reference, "clips/s", more)
 
 
@@ -140,22 +139,21 @@ def parts_of_a_step(n=16):
 def prediction(n_folds=10, n_clips=5):
     """Log-mels are computed once for all folds of our networks, in each fold of the reference."""
     kind = precision.resolve("auto")
-    rate = matmul_rate(kind)
     plain = stock(build_tagger(dataclasses.replace(V1MIX, precision="float32"), N_CLASSES))
     ours, to_decibels = Predictor(V1MIX, N_CLASSES), keras.Model(*front_end(V1MIX))
     inputs = random_inputs(n_clips * N_VIEWS)
     clips = {name: inputs[name][:n_clips] for name in ("length", "global_feat")}
     decibels = to_decibels.predict_on_batch(inputs["audio"])
     clips["views"] = decibels.reshape(n_clips, N_VIEWS, *decibels.shape[1:3])
-    seconds, once, reference = by_turns(
+    seconds, once, reference, product = by_turns(
         lambda: ours.predict_on_batch(clips),
         lambda: to_decibels.predict_on_batch(inputs["audio"]),
         lambda: plain.predict_on_batch(inputs),
+        matrix_product(kind),
     )
     seconds += once / n_folds
     crops = n_clips * N_VIEWS
-    share = GFLOP_FORWARD * crops / seconds / rate
-    more = f"{reference / seconds:.2f}x, {share:.0%} of the matrix product's rate"
+    more = f"{reference / seconds:.2f}x, {share(GFLOP_FORWARD * crops, seconds, product)}"
     row(f"prediction v1mix, {kind}, 3-TTA", crops / seconds, crops / reference, "crops/s", more)
 
 
