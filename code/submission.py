@@ -233,4 +233,4 @@ class Averages:
             self._seconds_of_views += time.monotonic() - began
             rows = npy.Rows(path)
             self._viewed[settings] = Examples(self._store, np.arange(len(rows)), None, rows)
-        return self._viewed[path]
+        return self._viewed[settings]
