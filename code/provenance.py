@@ -40,11 +40,11 @@ class Result:
     made_by: str  # the stage
     record: Path
     files: dict[str, Path]  # by what they hold, in the same folder
-    made_from: Callable[[], dict]  # raises MissingResult where that is not there
+    made_from: Callable[[], dict]  # or MissingResult, where some of what it comes from is not there
 
     @functools.cached_property
     def source(self) -> dict:
-        """What the result comes from, with the code's revision, as it was when first asked for."""
+        """What it comes from, and the code's revision, as they were when first asked for."""
         return {**self.made_from(), "revision": REVISIONS[self.made_by]}
 
     @property
@@ -70,10 +70,10 @@ class Result:
 
     def fault(self) -> str | None:
         """None if the result is there, whole, and made from its source; else what is wrong."""
-        record = self._read()
+        source, record = json.loads(json.dumps(self.source)), self._read()
         if record is None:
             return "not there"
-        changes = differences(record["from"], json.loads(json.dumps(self.source)))
+        changes = differences(record["from"], source)
         if changes:
             return f"made from something else ({', '.join(changes)})"
         for path in self.files.values():
@@ -89,8 +89,8 @@ class Result:
 
     def require(self) -> None:
         """Raise MissingResult, with the remedy, unless the result is as it should be."""
-        self._require_record()
         fault = self.fault()
+        self._require_record()
         if fault is not None:
             raise MissingResult(f"run {self.made_by} again: {self.name}: {fault}")
 

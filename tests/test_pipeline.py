@@ -185,8 +185,9 @@ def test_each_stage_says_what_it_needs(finished, run_stage, tmp_path):
             run_stage("predict", *arguments)
     finally:
         hidden.rename(record)
-    with pytest.raises(SystemExit, match="run pretrain first: no weights for se pretrained in"):
-        run_stage("train", *arguments, "--experiments", "se")
+    for stage in ("train", "predict"):
+        with pytest.raises(SystemExit, match="run pretrain first: no weights for se pretrained in"):
+            run_stage(stage, *arguments, "--experiments", "se")
     record = root / "out" / "predictions" / "v1mix" / "predictions.json"
     hidden = record.rename(record.with_suffix(".hidden"))
     try:
