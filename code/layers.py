@@ -150,13 +150,14 @@ class AveragePooling2D(keras.layers.AveragePooling2D):
 
 @keras.saving.register_keras_serializable("freesound")
 class GlobalAveragePooling2D(keras.layers.GlobalAveragePooling2D):
-    """The mean over time and mel: Keras' layer, but for maps of half width in TensorFlow.
+    """The mean over time and mel: Keras' layer, but for maps in bfloat16 on TensorFlow.
 
-    Keras makes float32 copies of such maps, on the way back too. Sums are in float32 either way.
+    Keras makes float32 copies of such maps, on the way back too. Sums are in float32 either way;
+    of float16 they would not be on CPUs.
     """
 
     def call(self, inputs):
-        if keras.backend.backend() != "tensorflow" or inputs.dtype == "float32":
+        if keras.backend.backend() != "tensorflow" or inputs.dtype != "bfloat16":
             return super().call(inputs)
         return _mean_of_map(inputs, self.keepdims)
 
