@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -50,26 +51,33 @@ def capabilities() -> list[tuple[int, int]]:
     if keras.backend.backend() == "torch":
         import torch
 
+        if torch.version.hip:  # AMD's
+            return [(0, 0)] * torch.cuda.device_count()
         return [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
     import jax
 
     found = [device for device in jax.local_devices() if device.platform == "gpu"]
-    named = (getattr(device, "compute_capability", "0.0") for device in found)
-    return [tuple(map(int, capability.split("."))) for capability in named]
+    # "7.5", or "gfx90a" of AMD's.
+    named = [re.fullmatch(r"(\d+)\.(\d+)", str(device.compute_capability)) for device in found]
+    return [(int(name[1]), int(name[2])) if name else (0, 0) for name in named]
 
 
 def usable() -> list[str]:
-    """Those of the visible GPUs that Keras' backend can use; warns where there are none of them."""
+    """Those of the visible GPUs that Keras' backend can use; warns where it can use none.
+
+    JAX is not asked: it would take their memory for this process.
+    """
     import keras
 
     names, backend = visible(), keras.backend.backend()
-    if not names or backend == "jax":  # which would take their memory for this process
+    if not names or backend == "jax":
         return names
     n_used = len(capabilities())
     if not n_used:
+        found = f"{VISIBLE} names" if VISIBLE in os.environ else "nvidia-smi lists"
         remedy = " (pip install 'tensorflow[and-cuda]')" if backend == "tensorflow" else ""
         print(
-            f"warning: {backend} can use none of the {len(names)} GPUs of this machine, so all is "
+            f"warning: {backend} can use no GPU that {found} ({', '.join(names)}), so all is "
             f"computed on the CPU: its CUDA libraries{remedy} or a newer driver may be missing",
             file=sys.stderr,
         )
@@ -93,10 +101,11 @@ def share_out(function: Callable, run, tasks: list) -> None:
     A share keeps the order of its tasks. If one fails, the others are stopped: what they had
     finished is there, and the same command goes on.
     """
+    if not tasks:
+        return
     gpus = usable()[: len(tasks)]
     if len(gpus) < 2:
-        if tasks:
-            function(run, tasks)
+        function(run, tasks)
         return
     print(f"{len(tasks)} trainings or predictions on {len(gpus)} GPUs")
     try:

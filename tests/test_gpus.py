@@ -4,9 +4,13 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
+import types
 
+import keras
 import pytest
+import tensorflow as tf
 
 import gpus
 from errors import InputError, PipelineError
@@ -16,8 +20,8 @@ capabilities_of_this_machine = gpus.capabilities
 
 
 @pytest.fixture(autouse=True)
-def some(monkeypatch):
-    """Keras' backend can use four GPUs."""
+def four_usable_gpus(monkeypatch):
+    """That Keras' backend finds four, whatever there is."""
     monkeypatch.setattr(gpus, "capabilities", lambda: [(8, 0)] * 4)
 
 
@@ -94,11 +98,12 @@ def test_all_of_the_machine_are_found_where_none_is_chosen(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("chosen", "expected"), [("0, 1", ["0", "1"]), ("1,-1,0", ["1"]), ("MIG-1,MIG-2", 2 * ["MIG"])]
+    ("chosen", "expected"),
+    [("0, 1", ["0", "1"]), ("1,-1,0", ["1"]), ("MIG-1,MIG-2", ["MIG-1", "MIG-2"])],
 )
 def test_what_is_chosen_is_read_as_cuda_reads_it(monkeypatch, chosen, expected):
     monkeypatch.setenv(gpus.VISIBLE, chosen)
-    assert [name.split("-")[0] for name in gpus.visible()] == expected
+    assert gpus.visible() == expected
 
 
 @pytest.mark.parametrize(
@@ -122,9 +127,43 @@ def test_gpus_that_the_backend_cannot_use_are_said_to_be_there(tmp_path, monkeyp
     gpus.share_out(note, tmp_path, ORDER)
     assert (tmp_path / "gpu0,1").read_text() == f"{os.getpid()} {ORDER}"
     said = capsys.readouterr().err
-    assert "warning: tensorflow can use none of the 2 GPUs of this machine" in said
+    assert "warning: tensorflow can use no GPU that CUDA_VISIBLE_DEVICES names (0, 1), so" in said
+    gpus.share_out(note, tmp_path, [])
+    assert capsys.readouterr().err == ""  # there is nothing to compute
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there may be GPUs")
 def test_without_a_gpu_none_has_capabilities():
     assert capabilities_of_this_machine() == []
+
+
+def test_capabilities_are_those_of_the_backend(monkeypatch):
+    """With stand-ins for the backends, of which this machine may have one, or none with GPUs."""
+    found = {"7.5": (7, 5), "12.0": (12, 0), "gfx90a": (0, 0)}  # the last as JAX names AMD's
+    devices = [types.SimpleNamespace(platform="gpu", compute_capability=name) for name in found]
+    devices.append(types.SimpleNamespace(platform="cpu"))
+    nvidia, amd = (
+        types.SimpleNamespace(
+            version=types.SimpleNamespace(hip=hip),
+            cuda=types.SimpleNamespace(
+                device_count=lambda: 2, get_device_capability=lambda i: (8, 6 + i)
+            ),
+        )
+        for hip in (None, "6.2")
+    )
+    jax = types.SimpleNamespace(local_devices=lambda: devices)
+    for backend, module, expected in (
+        ("jax", jax, [*found.values()]),
+        ("torch", nvidia, [(8, 6), (8, 7)]),
+        ("torch", amd, [(0, 0), (0, 0)]),
+    ):
+        monkeypatch.setattr(keras.backend, "backend", lambda backend=backend: backend)
+        monkeypatch.setitem(sys.modules, backend, module)
+        assert capabilities_of_this_machine() == expected
+
+
+def test_capabilities_are_those_that_tensorflow_knows(monkeypatch):
+    known = {"a": {"compute_capability": (9, 0)}, "b": {"device_name": "Metal"}}
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: ["a", "b"])
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", known.get)
+    assert capabilities_of_this_machine() == [(9, 0), (0, 0)]
