@@ -198,7 +198,7 @@ install_once() { # install_once FILE STAMP CUDNN KIBIBYTES DESCRIPTION
     pins="$(cksum <"$1") python$version"
     was=$(cat "$stamp" 2>/dev/null) || was=
     # CUDA libraries that are there do no harm on a machine without a GPU (a cluster's login node).
-    if [ "$was" = "$pins cuda=$3" ] || [ "$was" = "$pins cuda=$cudnn" ]; then return; fi
+    case "$3 $was" in "$3 $pins cuda=$3" | "no $pins cuda="*) return ;; esac
     rm -f -- "$stamp"
     # Where TensorFlow is there already, the rest is small.
     case $(missing "$1") in *tensorflow==*) check_space "$prefix" "$4" ;; esac
@@ -234,11 +234,13 @@ add_missing_packages() { # add_missing_packages FILE
     # kapre would replace a newer TensorFlow or Keras; what it needs is in requirements.txt anyway.
     kapre=$(printf '%s\n' "$absent" | sed -n '/^kapre==/p')
     others=$(printf '%s\n' "$absent" | sed '/^kapre==/d')
+    held=$(installed)
+    case $held in *nvidia-cudnn-cu12==*) ;; *) held=$(printf '%s\n' "$held" "$cudnn") ;; esac
     if [ -n "$others" ]; then
         pip_install "$1" -r /dev/fd/3 -c /dev/fd/4 3<<OTHERS 4<<INSTALLED
 $others
 OTHERS
-$(installed)
+$held
 INSTALLED
     fi
     if [ -n "$kapre" ]; then pip_install "$1" --no-deps "$kapre"; fi
