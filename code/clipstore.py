@@ -48,7 +48,7 @@ CSV_TYPES = {
 }
 
 
-class Row(NamedTuple):
+class ClipRow(NamedTuple):
     """A row of clips.csv."""
 
     fname: str
@@ -58,7 +58,7 @@ class Row(NamedTuple):
     n_frames: int
     length: float  # the trimmed length, in tens of seconds
     scale: float  # of the samples
-    fault: str
+    fault: str  # why it could not be read, or empty
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class Writer:
         saved = checkpoint.load()
         if saved:
             table = pd.read_csv(io.BytesIO(saved["table"].tobytes()), **CSV_TYPES)
-            self._rows = [Row(*row) for row in table.itertuples(index=False)]
+            self._rows = [ClipRow(*row) for row in table.itertuples(index=False)]
             try:
                 self._arrays = self._open_arrays(saved["checksums"].tolist())
                 return
@@ -197,7 +197,7 @@ class Writer:
     def _commit(self) -> str:
         """First the arrays, then the table: the table never speaks of what is not there."""
         checksums = [array.commit() for array in self._arrays]
-        table = pd.DataFrame(self._rows, columns=Row._fields).to_csv(index=False)
+        table = pd.DataFrame(self._rows, columns=ClipRow._fields).to_csv(index=False)
         saved = {
             "table": np.frombuffer(table.encode(), np.uint8),
             "checksums": np.array(checksums, np.int64),
@@ -223,10 +223,10 @@ class Writer:
 
 def _row(
     fname: str, clip: PreparedClip, first_sample: int, first_frame: int, settings: dict
-) -> Row:
+) -> ClipRow:
     length = len(clip.samples) / settings["sample_rate"] / SECONDS_PER_LENGTH_UNIT
     where = (first_sample, len(clip.samples), first_frame, len(clip.logmel))
-    return Row(fname, *where, length, clip.scale, clip.fault)
+    return ClipRow(fname, *where, length, clip.scale, clip.fault)
 
 
 class Clips:
@@ -234,7 +234,7 @@ class Clips:
 
     Parameters
     ----------
-    table : DataFrame with the columns of `Row`
+    table : DataFrame with the columns of `ClipRow`
     samples, frames, features : what samples.npy, logmel.npy and features.npy hold
 
     Attributes
@@ -300,7 +300,7 @@ def in_memory(prepared: list[PreparedClip], settings: dict) -> Clips:
         np.concatenate([getattr(clip, name) for clip in prepared]) for name in ("samples", "logmel")
     )
     features = np.stack([clip.features for clip in prepared])
-    return Clips(pd.DataFrame(rows, columns=Row._fields), samples, frames, features)
+    return Clips(pd.DataFrame(rows, columns=ClipRow._fields), samples, frames, features)
 
 
 def _window(rows: npy.Rows | np.ndarray, offset: int, n: int, start: int, length: int, fill: float):

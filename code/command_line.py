@@ -27,7 +27,8 @@ MENDABLE = (  # what the system says about disks and folders
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),
     *(errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR),
 )
-OUT_OF_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError")  # TensorFlow's and PyTorch's
+SHORT_OF_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError")  # TensorFlow's and PyTorch's
+SMALLER = "end other programs, take --profile small, or lower batch_size in code/config.py"
 STAGES = ("preprocess", "pretrain", "train", "predict", "ensemble")
 
 
@@ -151,7 +152,7 @@ def stage(main: Callable[[Run], None]) -> Callable[[], None]:
         args = _parser(sys.modules[main.__module__].__doc__).parse_args()
         without = " without --force" if args.force else ""
         with (
-            errors_in_one_line(f"the same command{without} goes on from here"),
+            errors_in_one_line(f"the same command{without} goes on from here", SMALLER),
             locked(OutputFolder(args.output)),
         ):
             main(prepare(args))
@@ -160,10 +161,11 @@ def stage(main: Callable[[Run], None]) -> Callable[[], None]:
 
 
 @contextlib.contextmanager
-def errors_in_one_line(then: str) -> Iterator[None]:
+def errors_in_one_line(then: str, memory: str = "end other programs") -> Iterator[None]:
     """What the user can mend becomes one line and status 1; an interruption one, and status 130.
 
-    then : what the user may do after an interruption or a full disk
+    then : what the user may do after an interruption, or when it is mended
+    memory : what the user may do where memory does not suffice
     """
     interruptions = []
 
@@ -183,24 +185,26 @@ def errors_in_one_line(then: str) -> Iterator[None]:
         if interruptions or isinstance(error, KeyboardInterrupt):
             print(f"\nstopped; {then}", file=sys.stderr)
             sys.exit(130)
-        line = _in_one_line(error, then)
+        line = _in_one_line(error, then, memory)
         if line is None:
             raise
         sys.exit(line)
 
 
-def _in_one_line(error: Exception, then: str) -> str | None:
+def _in_one_line(error: Exception, then: str, memory: str) -> str | None:
     """What to tell the user of an error that the user can mend; None of others."""
     if isinstance(error, PipelineError):
         return f"error: {error}"
     if isinstance(error, BrokenPipeError):  # `| head` has seen enough
         discard_output()
         return f"stopped: nobody reads the output any more; {then}"
-    if isinstance(error, MemoryError) or type(error).__name__ in OUT_OF_MEMORY:
-        return (
-            "error: there is not enough memory: end other programs, take --profile small, or lower "
-            f"batch_size in code/config.py; {then}"
-        )
+    if (
+        isinstance(error, MemoryError)
+        or getattr(error, "errno", None) == errno.ENOMEM
+        or type(error).__name__ in SHORT_OF_MEMORY
+        or "RESOURCE_EXHAUSTED" in str(error)  # so says JAX
+    ):
+        return f"error: there is not enough memory: {memory}; {then}"
     if isinstance(error, OSError) and (
         error.errno in MENDABLE or "No space left" in str(error)  # so says HDF5
     ):

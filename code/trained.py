@@ -76,7 +76,8 @@ class Trained:
     def mean(self, scores: dict[str, np.ndarray]) -> np.ndarray:
         """The average over the experiments that are there, by their weights: (clips, classes)."""
         weights = {config.name: config.stack_weight for config in self.configs}
-        return stacker.weighted_average([*scores.values()], [weights[name] for name in scores])
+        there = [weights[name] for name in scores]
+        return stacker.weighted_average([*scores.values()], there).astype(np.float32)
 
     @functools.cached_property
     def stackers(self) -> list[list[np.ndarray]]:

@@ -109,6 +109,8 @@ def test_each_clip_has_its_own_scores_whatever_the_batches(examples):
 def test_goes_on_after_the_last_saved_batch(examples, tmp_path, monkeypatch, capsys):
     predictor = Predictor(experiment("v1mix"), N_CLASSES)
     whole = predictor.predict(examples, "test")
+    predictor.predict(examples, "test", Checkpoint(tmp_path / "b.checkpoint", "#a"))
+    assert not (tmp_path / "b.checkpoint").exists()  # it took less than ten seconds
     monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN", 0)
     checkpoint = Checkpoint(tmp_path / "a.checkpoint", "#a")
     calls, original = [], predictor.predict_on_batch
