@@ -33,7 +33,7 @@ class LingeringClip:
 
 
 def on_two_gpus(folder: Path):
-    os.environ[gpus.VISIBLE] = "0,1"
+    os.environ[gpus.VISIBLE], gpus.capabilities = "0,1", lambda: [(8, 0)] * 2
     gpus.share_out(linger, folder, ["a", "b"])
 
 

@@ -258,7 +258,11 @@ def test_interrupt_ends_the_stage_and_starts_no_other(installed):
     (installed.bin / "sleep").symlink_to(shutil.which("sleep"))
     installed.log.write_text("")
     running = subprocess.Popen(
-        installed.command(), env=installed.environment(), start_new_session=True
+        installed.command(),
+        env=installed.environment(),
+        start_new_session=True,
+        # Also where these tests are a job in the background, which ignores it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 10
     while not installed.logged() and time.monotonic() < deadline:
