@@ -216,7 +216,7 @@ install_packages() {
     what='TensorFlow and the rest of requirements.txt'
     if gpu_visible; then
         install_once "$here/requirements.txt" .run-sh-packages "$cudnn" 7300000 \
-            "$what (with CUDA: 3.6 GB to download, 7.2 GB on disk, several minutes)"
+            "$what (with CUDA: 3.6 GB to download, 7.1 GB on disk, several minutes)"
     else
         install_once "$here/requirements.txt" .run-sh-packages no 3000000 \
             "$what (0.8 GB to download, 2.8 GB on disk, a few minutes)"
