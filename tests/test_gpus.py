@@ -8,9 +8,7 @@ import sys
 import time
 import types
 
-import keras
 import pytest
-import tensorflow as tf
 
 import gpus
 from errors import InputError, PipelineError
@@ -139,6 +137,8 @@ def test_without_a_gpu_none_has_capabilities():
 
 def test_capabilities_are_those_of_the_backend(monkeypatch):
     """With stand-ins for the backends, of which this machine may have one, or none with GPUs."""
+    import keras  # here, not above: the processes of several GPUs import this file
+
     found = {"7.5": (7, 5), "12.0": (12, 0), "gfx90a": (0, 0)}  # the last as JAX names AMD's
     devices = [types.SimpleNamespace(platform="gpu", compute_capability=name) for name in found]
     devices.append(types.SimpleNamespace(platform="cpu"))
@@ -163,6 +163,8 @@ def test_capabilities_are_those_of_the_backend(monkeypatch):
 
 
 def test_capabilities_are_those_that_tensorflow_knows(monkeypatch):
+    import tensorflow as tf
+
     known = {"a": {"compute_capability": (9, 0)}, "b": {"device_name": "Metal"}}
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: ["a", "b"])
     monkeypatch.setattr(tf.config.experimental, "get_device_details", known.get)

@@ -33,11 +33,11 @@ class TestResult:
         made.seal()
         return self.of(tmp_path, seed=1, lr=0.1)
 
-    def test_what_it_comes_from_is_asked_for_once_and_before_the_work(self, tmp_path):
-        seeds, files = iter([1, 2]), {"numbers": tmp_path / "a.npy"}
-        made_from = lambda: {"seed": next(seeds)}  # noqa: E731
-        result = Result("numbers", "train", tmp_path / "a.json", files, made_from)
+    def test_what_it_comes_from_is_noted_before_the_work(self, tmp_path):
+        now, files = {"seed": 1}, {"numbers": tmp_path / "a.npy"}
+        result = Result("numbers", "train", tmp_path / "a.json", files, lambda: dict(now))
         assert result.fault() == "not there"
+        now["seed"] = 2  # while the work goes on
         files["numbers"].write_bytes(b"0")
         result.seal()
         assert json.loads(result.record.read_text())["from"]["seed"] == 1
