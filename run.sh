@@ -234,9 +234,9 @@ add_missing_packages() { # add_missing_packages FILE
     # kapre would replace a newer TensorFlow or Keras; what it needs is in requirements.txt anyway.
     kapre=$(printf '%s\n' "$absent" | sed -n '/^kapre==/p')
     others=$(printf '%s\n' "$absent" | sed '/^kapre==/d')
-    held=$(installed)
-    case $held in *nvidia-cudnn-cu12==*) ;; *) held=$(printf '%s\n' "$held" "$cudnn") ;; esac
     if [ -n "$others" ]; then
+        held=$(installed)
+        case $held in *nvidia-cudnn-cu12==*) ;; *) held=$(printf '%s\n' "$held" "$cudnn") ;; esac
         pip_install "$1" -r /dev/fd/3 -c /dev/fd/4 3<<OTHERS 4<<INSTALLED
 $others
 OTHERS
