@@ -100,8 +100,10 @@ def main(run: Run) -> None:
             predicted = read_predictions(run, "test", test.fnames)
             predicted["ensemble"] = ensemble.stack(predicted)
         for scores in (oof, predicted):
-            if scores and not np.isfinite(scores["ensemble"]).all():
-                raise PipelineError("a stacker's scores are no numbers: no submission was written")
+            if scores and not ((scores["ensemble"] >= 0) & (scores["ensemble"] <= 1)).all():
+                raise PipelineError(
+                    "the stacker's scores are not in [0, 1]: no submission was written"
+                )
         report.write(run, truth, oof, predicted)
         write_scores(result.files["oof"], fnames, classes, oof["ensemble"])
         run.outputs.table("submission").unlink(missing_ok=True)  # of an earlier test set, perhaps
