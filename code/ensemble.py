@@ -2,14 +2,13 @@
 
 import numpy as np
 
-import command_line
-import report
-import trained
-from dataset import assign_folds
-from errors import PipelineError
-from outputs import read_scores, write_scores
-from run import Run
-from stacker import StackerTrainer, build_stacker, stacker_input
+from clips.dataset import assign_folds
+from messages import PipelineError
+from runs import command_line, report
+from runs.run import Run
+from solution.stacker import StackerTrainer, build_stacker, stacker_input
+from storage import read_scores, write_scores
+from trained import ensemble as trained
 
 __all__ = ["build_stacker", "main", "stack"]
 

@@ -1,7 +1,6 @@
 """Make of a trained ensemble what a Kaggle competition takes: a dataset and a kernel to upload."""
 
 import argparse
-import ast
 import contextlib
 import dataclasses
 import os
@@ -10,25 +9,27 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-import command_line
-import packed
-import progress
-import trained
-import views
-from clipstore import RECORD, STORE_FILES, ClipStore
-from errors import MissingResult, PipelineError
-from outputs import OutputFolder, write_json, written_whole
-from prediction import Predictor
-from trained import Trained
+import messages
+from clips import views
+from clips.store import RECORD, STORE_FILES, ClipStore
+from messages import MissingResult, PipelineError
+from runs import command_line
+from solution.scoring import Predictor
+from storage import OutputFolder, write_json, written_whole
+from trained import ensemble as trained
+from trained import packed
+from trained.ensemble import Trained
 
 CODE = Path(__file__).resolve().parent
 REQUIREMENTS = CODE.parent / "requirements.txt"
 SCRIPT = "kaggle_script.py"
+LIBRARY = ("config.py", "messages.py", "storage.py", "solution", "fast", "clips", "trained")
 COMPETITION = "freesound-audio-tagging-2019"
 DATASET, KERNEL = "freesound-tagging-ensemble", "freesound-tagging-submission"
 LARGEST_CHANGE = 1e-3  # of a score, through packing
@@ -47,7 +48,7 @@ def pack(ensemble: Trained, folder: Path, clips: ClipStore) -> Trained:
     """
     n_networks = len(ensemble.configs) * len(ensemble.folds)
     changes = []  # of the scores, the largest for each network that was packed
-    with progress.bar("packing", n_networks, "network") as bar:
+    with messages.progress_bar("packing", n_networks, "network") as bar:
         for config in ensemble.configs:
             predictor, networks = Predictor(config, len(ensemble.classes)), {}
             inputs = compared(clips, predictor)
@@ -80,20 +81,13 @@ def compared(clips: ClipStore, predictor: Predictor) -> dict[str, np.ndarray]:
     return {"views": views.of_clips(clips, chosen, predictor.config), **clips.inputs(chosen)}
 
 
-def modules_of(script: str) -> list[str]:
-    """The project's modules that a script imports, directly or through others, and itself."""
-    found, waiting = set(), [script.removesuffix(".py")]
-    while waiting:
-        name = waiting.pop()
-        if name in found or not (CODE / f"{name}.py").is_file():
-            continue
-        found.add(name)
-        for node in ast.walk(ast.parse((CODE / f"{name}.py").read_text())):
-            if isinstance(node, ast.Import):
-                waiting += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                waiting.append(node.module)
-    return sorted(found)
+def write_library(path: Path) -> None:
+    """All modules but the stages' and what only those need, as an archive to be imported from."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in LIBRARY:
+            modules = [CODE / name] if name.endswith(".py") else sorted((CODE / name).glob("*.py"))
+            for module in modules:
+                archive.write(module, module.relative_to(CODE))
 
 
 def require_pins(packages: list[str]) -> None:
@@ -117,7 +111,7 @@ def add_wheels(folder: Path, packages: list[str]) -> None:
 
 def write_kernel(folder: Path, user: str, gpu: bool) -> None:
     """The script, the same as a notebook, and the metadata that name the script."""
-    script = (CODE / SCRIPT).read_text()
+    script = (CODE / "trained" / SCRIPT).read_text()
     with written_whole(folder / SCRIPT) as part:
         part.write_text(script)
     cell = {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": []}
@@ -193,9 +187,7 @@ def write_dataset(folder: Path, ensemble: Trained, clips: ClipStore, user: str) 
     """Weights, their description with settings and classes, the modules needed, and metadata."""
     folder.mkdir(parents=True)
     trained.write(pack(ensemble, folder, clips))
-    for name in modules_of(SCRIPT):
-        if f"{name}.py" != SCRIPT:
-            shutil.copy(CODE / f"{name}.py", folder)
+    write_library(folder / "library.zip")
     about = {"title": DATASET.replace("-", " "), "id": f"{user}/{DATASET}"}
     write_json(folder / "dataset-metadata.json", {**about, "licenses": [{"name": "other"}]})
 

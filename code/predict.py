@@ -7,13 +7,13 @@ written by train.py; test scores are the mean over the folds. Both with 3-TTA.
 import numpy as np
 import pandas as pd
 
-import command_line
-import gpus
 from config import Config
-from errors import PipelineError
-from outputs import read_scores, write_scores
-from prediction import Predictor
-from run import Run
+from fast import gpus
+from messages import PipelineError
+from runs import command_line
+from runs.run import Run
+from solution.scoring import Predictor
+from storage import read_scores, write_scores
 
 
 @command_line.stage

@@ -6,15 +6,14 @@ from concurrent.futures.process import BrokenProcessPool
 import numpy as np
 import pandas as pd
 
-import clipstore
-import command_line
-import gpus
-import progress
-import space
-from dataset import SPLITS, assign_folds
-from errors import InputError, KilledProcess, first_few
-from outputs import written_whole
-from run import REMEDY, Run, unreadable
+import messages
+from clips import store as clipstore
+from clips.dataset import SPLITS, assign_folds
+from fast import gpus
+from messages import InputError, KilledProcess, first_few
+from runs import command_line, space
+from runs.run import REMEDY, Run, unreadable
+from storage import written_whole
 
 
 def write_store(run: Run, split: str) -> None:
@@ -32,7 +31,7 @@ def write_store(run: Run, split: str) -> None:
             if done:
                 print(f"{split} clips: going on after the first {done}")
             prepared = clipstore.prepare_all(clips.files[done:], settings)
-            with progress.bar(split, len(clips), done=done) as bar:
+            with messages.progress_bar(split, len(clips), done=done) as bar:
                 for fname, clip in zip(clips.fnames[done:], prepared, strict=True):
                     writer.append(fname, clip)
                     bar.update()

@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 import soundfile as sf
 
-import audio
-import command_line
-from batches import prefetch
-from errors import InputError, UnreadableClip
+from messages import InputError, UnreadableClip
+from runs import command_line
+from solution import audio
+from solution.crops import prefetch
 
 STDIN = "-"
 FILES_AT_ONCE, SECONDS_AT_ONCE = 16, 120  # of clips that are tagged together
@@ -33,7 +33,7 @@ def __getattr__(name: str):
     """`Tagger`, imported when it is asked for: TensorFlow takes seconds, `--help` should not."""
     if name != "Tagger":
         raise AttributeError(f"module 'tag' has no attribute {name!r}")
-    from tagger import Tagger
+    from trained.tagger import Tagger
 
     return Tagger
 
@@ -269,7 +269,7 @@ def main() -> int:
 def start(args: argparse.Namespace):
     """The tagger that was asked for; says on standard error what the time went into."""
     began = time.perf_counter()
-    from tagger import Tagger
+    from trained.tagger import Tagger
 
     imported = time.perf_counter()
     tagger = Tagger(args.output, args.experiments, args.folds)

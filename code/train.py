@@ -2,13 +2,13 @@
 
 import dataclasses
 
-import command_line
-import gpus
-import training
 from config import Config
-from errors import InputError
-from models import require_backend
-from run import Run
+from fast import gpus
+from messages import InputError
+from runs import command_line
+from runs.run import Run
+from solution import training
+from solution.models import require_backend
 
 
 @command_line.stage

@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "code"))
 
-import environment  # noqa: F401
+import fast  # noqa: F401
 
 # isort: split
 import keras
@@ -31,15 +31,15 @@ import pandas as pd
 import soundfile as sf
 
 import config
-import precision
-from batches import Examples, prefetch, training_batches
-from clipstore import ClipStore
-from features import PERCENTILES, global_features
-from layers import Conv2D, FusedBatchNormalization
-from models import build_tagger, front_end
-from prediction import Predictor
-from training import Trainer
-from views import N_VIEWS
+from clips.store import ClipStore
+from clips.views import N_VIEWS
+from fast import precision
+from fast.layers import Conv2D, FusedBatchNormalization
+from solution.crops import Examples, prefetch, training_batches
+from solution.features import PERCENTILES, global_features
+from solution.models import build_tagger, front_end
+from solution.scoring import Predictor
+from solution.training import Trainer
 
 CODE = Path(config.__file__).parent
 RATE = 44100

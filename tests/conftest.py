@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 import soundfile as sf
 
-import clipstore
-import command_line
 import config
-from checkpoints import Checkpoint
-from run import Run
+from clips import store as clipstore
+from runs import command_line
+from runs.run import Run
+from storage import Checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"
 ESC10 = Path(__file__).resolve().parents[2] / "shared" / "esc10"

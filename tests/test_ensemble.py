@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-import dataset
 import ensemble
-import metrics
-from checkpoints import Checkpoint
+from clips import dataset
 from config import Config
-from stacker import StackerTrainer, predict, stacker_input
+from solution import metrics
+from solution.stacker import StackerTrainer, predict, stacker_input
+from storage import Checkpoint
 
 N_CLASSES, N_MODELS = 5, 3
 

@@ -12,16 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import command_line
 import config
 import ensemble
-import metrics
-import outputs
 import predict
 import pretrain
+import storage
 import train
-import training
 from conftest import run_of
+from runs import command_line
+from solution import metrics, training
 
 STAGES = command_line.STAGES
 
@@ -394,7 +393,7 @@ class TestEnds:
         os.close(reader)
         done = subprocess.run(
             [sys.executable, "-c", program],
-            env={**os.environ, "PYTHONPATH": os.path.dirname(command_line.__file__)},
+            env={**os.environ, "PYTHONPATH": os.path.dirname(config.__file__)},
             stdout=writer,
             stderr=subprocess.PIPE,
             text=True,
@@ -407,8 +406,8 @@ class TestEnds:
         def no_locks(*_):
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-        monkeypatch.setattr(outputs.fcntl, "flock", no_locks)
-        with command_line.locked(outputs.OutputFolder(tmp_path)):
+        monkeypatch.setattr(storage.fcntl, "flock", no_locks)
+        with command_line.locked(storage.OutputFolder(tmp_path)):
             assert "is on a disk without locks: start no second run" in capsys.readouterr().err
 
 

@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import command_line
 import config
 import kernel
 import tag
+from runs import command_line
 
 SCRIPTS = {"tag": tag._parser(), "kernel": kernel._parser()}
 PROJECT = Path(__file__).resolve().parent.parent
@@ -80,7 +80,7 @@ def test_top_level_is_as_designed():
 
 def test_no_library_module_imports_a_stage():
     stages = "|".join((*command_line.STAGES, *SCRIPTS, "kaggle_script"))
-    for path in (PROJECT / "code").glob("*.py"):
+    for path in (PROJECT / "code").rglob("*.py"):
         assert not re.search(rf"^\s*(import|from) ({stages})\b", path.read_text(), re.M), path.name
     imports = re.findall(
         r"^(?:import|from) (\w+)", (PROJECT / "code" / "config.py").read_text(), re.M
@@ -91,7 +91,7 @@ def test_no_library_module_imports_a_stage():
 def test_tensorflow_is_imported_where_it_has_to_be_only():
     importers = {
         path.name
-        for path in (PROJECT / "code").glob("*.py")
+        for path in (PROJECT / "code").rglob("*.py")
         if re.search(r"^\s*(import|from) (tensorflow|kapre)\b", path.read_text(), re.M)
     }
     assert importers == {"time_frequency.py", "layers.py", "recompute.py", "gpus.py"}

@@ -6,12 +6,11 @@ import sys
 import numpy as np
 import pytest
 
-import audio
-import clipstore
-import logmel
+from clips import store as clipstore
 from conftest import run_of
-from features import global_features
-from time_frequency import Melspectrogram
+from solution import audio, logmel
+from solution.features import global_features
+from solution.time_frequency import Melspectrogram
 
 
 def test_ogg_clips_give_the_same_log_mel_in_numpy_and_in_the_network(needs_esc10):

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-import command_line
-import outputs
-from errors import PipelineError
+import storage
+from messages import PipelineError
+from runs import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("preprocess", "pretrain", "train", "predict", "ensemble")
@@ -295,7 +295,7 @@ def test_the_output_folder_stays_locked_between_two_stages(installed, argument):
     """The first stage locks it and ends, as stages do; the second, here, never does."""
     locks = (
         f"import sys; sys.path.insert(0, '{ROOT / 'code'}'); import command_line, outputs, pathlib;"
-        "command_line.locked(outputs.OutputFolder(pathlib.Path('mine'))).__enter__()"
+        "command_line.locked(storage.OutputFolder(pathlib.Path('mine'))).__enter__()"
     )
     stage = f"""case $1 in
         *preprocess.py) exec '{sys.executable}' -c "{locks}" ;;
@@ -305,7 +305,7 @@ def test_the_output_folder_stays_locked_between_two_stages(installed, argument):
     (installed.root / ".venv/bin/python").write_text(FAKE_PYTHON.replace("stage=", stage, 1))
     (installed.bin / "sleep").symlink_to(shutil.which("sleep"))
     installed.log.write_text("")
-    folder = outputs.OutputFolder(installed.elsewhere / "mine")
+    folder = storage.OutputFolder(installed.elsewhere / "mine")
     running = subprocess.Popen(
         installed.command(*argument), cwd=installed.elsewhere, env=installed.environment()
     )

@@ -17,9 +17,9 @@ import pandas as pd
 import pytest
 import soundfile as sf
 
-import command_line
-import precision
-from errors import InputError
+import config
+from fast import precision
+from messages import InputError
 from tag import Tagger
 
 tag = importlib.import_module("tag")
@@ -335,7 +335,7 @@ class TestCommandLine:
             "try: runpy.run_path(sys.path[0] + '/tag.py', run_name='__main__')\n"
             "except SystemExit as stop: print(stop.code, 'keras' in sys.modules)"
         )
-        code = Path(command_line.__file__).parent
+        code = Path(config.__file__).parent
         done = subprocess.run(
             [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(code)!r})\n{program}"],
             capture_output=True,

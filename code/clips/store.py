@@ -1,0 +1,312 @@
+"""The clip store: what preprocess.py made of one split, in flat arrays.
+
+    samples.npy   int16 (all samples,)            trimmed clips, one after the other
+    logmel.npy    float16 (all frames, mel bands) their log-mels, dB, not normalised
+    features.npy  float32 (clips, 128, 12)        global features of the untrimmed clips
+    clips.csv     one row per clip: fname, where its samples and frames start, how many there are,
+                  its length, the scale of its samples, and why it could not be read, if so
+    store.json    what it was made from (`provenance`); written last, so without it nothing is whole
+
+Memory does not grow with the number of clips: the writer appends, and each crop is read by itself.
+A few clips can be held in memory instead (`in_memory`).
+"""
+
+import collections
+import io
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import joblib
+import numpy as np
+import pandas as pd
+
+import storage
+from clips.files import ClipFile
+from config import PREPROCESSING_SETTINGS, Config
+from fast import processes
+from messages import UnreadableClip
+from solution import audio, logmel
+from solution.features import N_FEATURES, NUM_STEPS, global_features
+from storage import Checkpoint, written_whole
+
+SECONDS_PER_LENGTH_UNIT = 10  # the length feature is in tens of seconds
+BATCH_CLIPS = 256  # after an interruption, they and the rounds under way are done again
+CLIPS_IN_ROUND = 64
+ROUNDS_AT_ONCE = 2  # so many rounds of clips at most wait in memory to be written
+CLIPS_AT_ONCE = 2  # a process is sent so many together
+RECORD = "store.json"
+STORE_FILES = ("samples.npy", "logmel.npy", "features.npy", "clips.csv")
+CSV_TYPES = {
+    "dtype": {"fname": str, "fault": str},
+    "keep_default_na": False,
+    "float_precision": "round_trip",  # the default is off by a bit in the last place
+}
+
+
+class ClipRow(NamedTuple):
+    """A row of clips.csv."""
+
+    fname: str
+    first_sample: int
+    n_samples: int
+    first_frame: int
+    n_frames: int
+    length: float  # the trimmed length, in tens of seconds
+    scale: float  # of the samples
+    fault: str  # why it could not be read, or empty
+
+
+@dataclass(frozen=True)
+class PreparedClip:
+    """One clip as it goes into the store. `fault` says why it could not be read, or is empty."""
+
+    samples: np.ndarray  # int16 (trimmed samples,)
+    scale: float  # samples * scale is the waveform
+    logmel: np.ndarray  # float16 (frames, n_mels), dB
+    features: np.ndarray  # float32 (128, 12)
+    fault: str = ""
+
+
+def settings_of(config: Config) -> dict:
+    """The settings that a clip store depends on."""
+    return config.values_of(PREPROCESSING_SETTINGS)
+
+
+def prepare_all(files: list[ClipFile], settings: dict) -> Iterator[PreparedClip]:
+    """Prepare clips on all cores; they come in order, and as they are ready.
+
+    Raises
+    ------
+    BrokenProcessPool (of concurrent.futures.process)
+        If one of the processes is killed.
+    """
+    # joblib's remark on unused results follows every interruption.
+    warnings.filterwarnings("ignore", module="joblib")
+    options = {"n_jobs": -1, "return_as": "generator", "batch_size": CLIPS_AT_ONCE}
+    # joblib does not wait for the writer: what is faster piles up, until the round is over. The
+    # next round is under way by then, so that no core waits for the last clips of this one.
+    under_way, stage = collections.deque(), processes.this()
+    try:
+        for first in range(0, len(files), CLIPS_IN_ROUND):
+            files_of_round = files[first : first + CLIPS_IN_ROUND]
+            tasks = (joblib.delayed(_prepare_for)(stage, file, settings) for file in files_of_round)
+            under_way.append(joblib.Parallel(**options)(tasks))
+            if len(under_way) == ROUNDS_AT_ONCE:
+                yield from under_way.popleft()
+        for prepared in under_way:
+            yield from prepared
+    finally:
+        for prepared in under_way:
+            prepared.close()
+
+
+def _prepare_for(stage: processes.Process, clip: ClipFile, settings: dict) -> PreparedClip:
+    processes.end_with(stage)
+    return prepare(clip, settings)
+
+
+def prepare(clip: ClipFile, settings: dict) -> PreparedClip:
+    """Decode a clip, and prepare its waveform; one that cannot be read becomes `silence`."""
+    try:
+        with clip.open() as file:
+            waveform = audio.read_clip(file, settings["sample_rate"])
+        return prepare_waveform(waveform, settings)
+    except UnreadableClip as error:
+        return silence(settings, str(error))
+    except MemoryError:
+        return silence(settings, "takes more memory than there is")
+
+
+def prepare_waveform(waveform: np.ndarray, settings: dict) -> PreparedClip:
+    """Global features, then trimming, then the log-mel of float32 (samples,)."""
+    features = global_features(waveform)
+    trimmed = audio.trim(waveform)
+    decibels = logmel.log_mel(trimmed, **settings)
+    samples, scale = audio.to_int16(trimmed)
+    return PreparedClip(samples, scale, decibels.astype(np.float16), features)
+
+
+def silence(settings: dict, fault: str) -> PreparedClip:
+    """A clip without samples: silence, at any length."""
+    nothing = np.empty(0, np.int16), np.empty((0, settings["n_mels"]), np.float16)
+    features = np.zeros((NUM_STEPS, N_FEATURES), np.float32)
+    return PreparedClip(nothing[0], audio.INT16_SCALE, nothing[1], features, fault)
+
+
+class Writer:
+    """Fills a store clip by clip; one that was interrupted goes on after its last whole batch.
+
+    Parameters
+    ----------
+    folder : Path
+    settings : dict
+        As `settings_of` gives.
+    checkpoint : Checkpoint
+        Where the table so far is saved after every batch, with checksums of the arrays so far. What
+        came from another source, or is not as it was written, is started anew.
+
+    Use as a context manager; `len` is the number of clips that are in already.
+    """
+
+    def __init__(self, folder: Path, settings: dict, checkpoint: Checkpoint):
+        self._folder, self._settings = folder, settings
+        self._checkpoint = checkpoint
+        folder.mkdir(parents=True, exist_ok=True)
+        saved = checkpoint.load()
+        if saved:
+            table = pd.read_csv(io.BytesIO(saved["table"].tobytes()), **CSV_TYPES)
+            self._rows = [ClipRow(*row) for row in table.itertuples(index=False)]
+            try:
+                self._arrays = self._open_arrays(saved["checksums"].tolist())
+                return
+            except (OSError, ValueError) as error:
+                print(f"warning: {error}: starting again")
+        self._rows = []
+        checkpoint.remove()  # of another source, perhaps
+        self._arrays = self._open_arrays([0, 0, 0])
+
+    def _open_arrays(self, checksums: list[int]):
+        n_samples = sum(row.n_samples for row in self._rows)
+        n_frames = sum(row.n_frames for row in self._rows)
+        layout = (
+            ("samples.npy", np.int16, (), n_samples),
+            ("logmel.npy", np.float16, (self._settings["n_mels"],), n_frames),
+            ("features.npy", np.float32, (NUM_STEPS, N_FEATURES), len(self._rows)),
+        )
+        return [
+            storage.Appender(self._folder / name, *rest, checksum)
+            for (name, *rest), checksum in zip(layout, checksums, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def append(self, fname: str, clip: PreparedClip) -> None:
+        samples, frames, features = self._arrays
+        features.append(clip.features[None])
+        first_sample, first_frame = samples.append(clip.samples), frames.append(clip.logmel)
+        self._rows.append(_row(fname, clip, first_sample, first_frame, self._settings))
+        if len(self._rows) % BATCH_CLIPS == 0:
+            self._commit()
+
+    def _commit(self) -> str:
+        """First the arrays, then the table: the table never speaks of what is not there."""
+        checksums = [array.commit() for array in self._arrays]
+        table = pd.DataFrame(self._rows, columns=ClipRow._fields).to_csv(index=False)
+        saved = {
+            "table": np.frombuffer(table.encode(), np.uint8),
+            "checksums": np.array(checksums, np.int64),
+        }
+        self._checkpoint.save(saved)
+        return table
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, error_type, *_):
+        if error_type is None:
+            table = self._commit()
+            with written_whole(self._folder / "clips.csv") as part:
+                part.write_text(table, encoding="utf-8", newline="")
+        for array in self._arrays:
+            array.close()
+
+    def written(self) -> dict[Path, list]:
+        """Size and checksum of each array, as `Result.seal` takes them."""
+        return {path: known for array in self._arrays for path, known in array.written().items()}
+
+
+def _row(
+    fname: str, clip: PreparedClip, first_sample: int, first_frame: int, settings: dict
+) -> ClipRow:
+    length = len(clip.samples) / settings["sample_rate"] / SECONDS_PER_LENGTH_UNIT
+    where = (first_sample, len(clip.samples), first_frame, len(clip.logmel))
+    return ClipRow(fname, *where, length, clip.scale, clip.fault)
+
+
+class Clips:
+    """Prepared clips, for reading.
+
+    Parameters
+    ----------
+    table : DataFrame with the columns of `ClipRow`
+    samples, frames, features : what samples.npy, logmel.npy and features.npy hold
+
+    Attributes
+    ----------
+    fnames : list of str
+    faults : list of str, one per clip: why it could not be read, or ""
+    features : float32 (clips, 128, 12)
+    lengths : float32 (clips,), trimmed length in tens of seconds
+    n_samples, n_frames : int (clips,)
+    """
+
+    def __init__(self, table: pd.DataFrame, samples, frames, features):
+        self.fnames = list(table["fname"])
+        self.faults = list(table["fault"])
+        self.features, self._samples, self._frames = features, samples, frames
+        self._first_sample = table["first_sample"].to_numpy()
+        self._first_frame = table["first_frame"].to_numpy()
+        self._scale = table["scale"].to_numpy(np.float32)
+        self.n_samples = table["n_samples"].to_numpy()
+        self.n_frames = table["n_frames"].to_numpy()
+        self.lengths = table["length"].to_numpy(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.fnames)
+
+    @property
+    def unreadable(self) -> list[str]:
+        """The clips that could not be read, each with the reason: "a.wav holds no samples"."""
+        named = zip(self.fnames, self.faults, strict=True)
+        return [f"{fname} {fault}" for fname, fault in named if fault]
+
+    def inputs(self, clips: np.ndarray) -> dict[str, np.ndarray]:
+        """What networks take beside the sound: `length` (n, 1), `global_feat` (n, 128, 12)."""
+        return {"length": self.lengths[clips, None], "global_feat": self.features[clips]}
+
+    def waveform(self, clip: int, start: int, length: int) -> np.ndarray:
+        """Samples start to start + length, zeros outside the clip: float32 (length,)."""
+        clip_in_file = self._first_sample[clip], self.n_samples[clip]
+        return _window(self._samples, *clip_in_file, start, length, 0) * self._scale[clip]
+
+    def decibels(self, clip: int, start: int, length: int) -> np.ndarray:
+        """Log-mel frames start to start + length, -100 dB outside: float32 (length, n_mels)."""
+        clip_in_file = self._first_frame[clip], self.n_frames[clip]
+        return _window(self._frames, *clip_in_file, start, length, logmel.FLOOR_DB)
+
+
+class ClipStore(Clips):
+    """A store that `Writer` filled; what is asked for is read from its files."""
+
+    def __init__(self, folder: Path):
+        table = pd.read_csv(folder / "clips.csv", **CSV_TYPES)
+        names = ("samples.npy", "logmel.npy", "features.npy")
+        super().__init__(table, *(storage.Rows(folder / name) for name in names))
+
+
+def in_memory(prepared: list[PreparedClip], settings: dict) -> Clips:
+    """A few clips, at least one, without files; they are named by their number."""
+    rows, first_sample, first_frame = [], 0, 0
+    for number, clip in enumerate(prepared):
+        rows.append(_row(str(number), clip, first_sample, first_frame, settings))
+        first_sample, first_frame = first_sample + len(clip.samples), first_frame + len(clip.logmel)
+    samples, frames = (
+        np.concatenate([getattr(clip, name) for clip in prepared]) for name in ("samples", "logmel")
+    )
+    features = np.stack([clip.features for clip in prepared])
+    return Clips(pd.DataFrame(rows, columns=ClipRow._fields), samples, frames, features)
+
+
+def _window(
+    rows: storage.Rows | np.ndarray, offset: int, n: int, start: int, length: int, fill: float
+):
+    """Rows start to start + length of the n from `offset` on, as float32; elsewhere `fill`."""
+    window = np.full((length, *rows.shape[1:]), fill, np.float32)
+    first, last = max(start, 0), min(start + length, n)
+    if first < last:
+        window[first - start : last - start] = rows[offset + first : offset + last]
+    return window

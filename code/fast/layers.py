@@ -1,0 +1,270 @@
+"""The layers, and an initializer, that the networks need and Keras does not have."""
+
+import math
+
+import keras
+from keras import ops
+
+from fast import precision
+from solution.logmel import same_padding
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+# Below these, TensorFlow's own gradient of a convolution's kernel is as fast as matrix products.
+FEWEST_CHANNELS, FEWEST_POSITIONS = 32, 1024
+
+
+@keras.saving.register_keras_serializable("freesound")
+class Conv2D(keras.layers.Conv2D):
+    """Keras' convolution of (batch, time, mel, channels), trained faster on a CPU in float32.
+
+    There the gradient of the kernel, half of a training step as TensorFlow computes it, becomes
+    matrix products. Where that would not pay, and on GPUs and other backends, it *is* Keras' layer.
+    """
+
+    def convolution_op(self, inputs, kernel):
+        if self._is_plain() and _products_pay(inputs):
+            return _convolution(inputs, tf.convert_to_tensor(kernel))
+        return super().convolution_op(inputs, kernel)
+
+    def _is_plain(self) -> bool:
+        steps = *self.strides, *self.dilation_rate, self.groups
+        return self.padding == "same" and set(steps) == {1} and self.kernel_size != (1, 1)
+
+
+def _products_pay(inputs) -> bool:
+    return (
+        inputs.dtype == "float32"
+        and inputs.shape[-1] >= FEWEST_CHANNELS
+        and math.prod(inputs.shape[1:3]) >= FEWEST_POSITIONS
+        and precision.on_tensorflow_cpu()
+    )
+
+
+def _convolution(inputs, kernel):
+    """Stride 1, 'same' padding: (batch, time, mel, channels) -> (batch, time, mel, filters)."""
+
+    @tf.custom_gradient
+    def convolution(inputs, kernel):
+        def gradients(upstream):
+            of_inputs = tf.nn.conv2d_transpose(upstream, kernel, tf.shape(inputs), 1)
+            return of_inputs, _kernel_gradient(inputs, upstream, kernel.shape)
+
+        return tf.nn.conv2d(inputs, kernel, 1, "SAME"), gradients
+
+    return convolution(inputs, kernel)
+
+
+def _kernel_gradient(inputs, upstream, kernel_shape):
+    """Gradient of a convolution's kernel: a matrix product for each of its positions, clip by clip.
+
+    With as many zeros around a clip as the kernel reaches beyond it, a shift in time and mel is
+    one shift of all positions in their order in memory, and nothing is copied but the padding.
+    """
+    height, width, channels, filters = kernel_shape  # in time and mel
+    row = inputs.shape[2] + width - 1  # positions from one frame to the next
+    # One row of zeros more than that, for what the last shifts lay beyond the end.
+    around_inputs = (((height - 1) // 2, height // 2 + 1), ((width - 1) // 2, width // 2), (0, 0))
+    around_upstream = ((0, 0), (0, width - 1), (0, 0))
+
+    def of_clip(clip):
+        x = tf.reshape(tf.pad(inputs[clip], around_inputs), (-1, channels))  # (positions, channels)
+        dy = tf.reshape(tf.pad(upstream[clip], around_upstream), (-1, filters))
+        shifts = [i * row + j for i in range(height) for j in range(width)]
+        # (height * width, channels, filters)
+        return tf.stack([tf.matmul(x[s : s + dy.shape[0]], dy, transpose_a=True) for s in shifts])
+
+    def add(clip, total):
+        return clip + 1, total + of_clip(clip)
+
+    start = 0, tf.zeros((height * width, channels, filters))
+    _, total = tf.while_loop(
+        lambda clip, _: clip < tf.shape(inputs)[0], add, start, parallel_iterations=1
+    )
+    return tf.reshape(total, kernel_shape)
+
+
+@keras.saving.register_keras_serializable("freesound")
+class FusedBatchNormalization(keras.layers.BatchNormalization):
+    """Batch normalisation of (batch, time, mel, channels) by TensorFlow's fused kernel.
+
+    The same result as `keras.layers.BatchNormalization`, whose training pass takes several times as
+    long on a CPU; on other backends it *is* that layer. The moving variance takes the unbiased
+    variance of the batch on all of them, as Keras 2 did.
+    """
+
+    def call(self, inputs, training=None):
+        if keras.backend.backend() != "tensorflow":
+            return self._call_elsewhere(inputs, training)
+        # (batch, time, mel, channels); scale, offset and statistics stay float32
+        training = bool(training and self.trainable)
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=tf.cast(self.gamma, tf.float32),
+            offset=tf.cast(self.beta, tf.float32),
+            mean=tf.cast(self.moving_mean, tf.float32),
+            variance=tf.cast(self.moving_variance, tf.float32),
+            epsilon=self.epsilon,
+            exponential_avg_factor=1 - self.momentum,
+            is_training=training,
+        )
+        if training:
+            self.moving_mean.assign(mean)
+            self.moving_variance.assign(variance)
+        return outputs
+
+    def keep(self, mean, variance):
+        """Move the averages towards mean and unbiased variance of a batch: (channels,) each."""
+        for average, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            average.assign(self.momentum * average + (1 - self.momentum) * value)
+
+    def _call_elsewhere(self, inputs, training):
+        kept = self.moving_variance * self.momentum
+        outputs = super().call(inputs, training=training)
+        if training and self.trainable:
+            n = math.prod(inputs.shape[:-1])
+            self.moving_variance.assign(kept + (self.moving_variance - kept) * n / max(n - 1, 1))
+        return outputs
+
+
+@keras.saving.register_keras_serializable("freesound")
+class AveragePooling2D(keras.layers.AveragePooling2D):
+    """Average pooling of (batch, time, mel, channels), where 'same' padding does not count.
+
+    Keras' layer, but for PyTorch: there it counts the last row twice where the two sides have
+    unequal padding.
+    """
+
+    def call(self, inputs):
+        if keras.backend.backend() != "torch" or self.padding != "same":
+            return super().call(inputs)
+        sizes = zip(inputs.shape[1:3], self.pool_size, self.strides, strict=True)
+        padding = ((0, 0), *(same_padding(*size)[1:] for size in sizes), (0, 0))
+        sums, counts = (
+            ops.average_pool(ops.pad(values, padding), self.pool_size, self.strides)
+            for values in (inputs, ops.ones_like(inputs[:1, :, :, :1]))
+        )
+        return sums / counts
+
+
+@keras.saving.register_keras_serializable("freesound")
+class GlobalAveragePooling2D(keras.layers.GlobalAveragePooling2D):
+    """The mean over time and mel: Keras' layer, but for maps in bfloat16 on TensorFlow.
+
+    Keras makes float32 copies of such maps, on the way back too. Sums are in float32 either way;
+    of float16 they would not be on CPUs.
+    """
+
+    def call(self, inputs):
+        if keras.backend.backend() != "tensorflow" or inputs.dtype != "bfloat16":
+            return super().call(inputs)
+        return _mean_of_map(inputs, self.keepdims)
+
+
+def _mean_of_map(inputs, keepdims: bool):
+    """(batch, time, mel, channels) -> (batch, 1, 1, channels), or (batch, channels)."""
+
+    @tf.custom_gradient
+    def mean(inputs):
+        n = math.prod(inputs.shape[1:3])
+
+        def gradient(upstream):
+            slope = tf.cast(tf.cast(upstream, tf.float32) / n, inputs.dtype)
+            return tf.broadcast_to(
+                tf.reshape(slope, (-1, 1, 1, inputs.shape[-1])), tf.shape(inputs)
+            )
+
+        return tf.reduce_mean(inputs, (1, 2), keepdims=keepdims), gradient
+
+    return mean(inputs)
+
+
+@keras.saving.register_keras_serializable("freesound")
+class SharedKernelPooling(keras.layers.Layer):
+    """Pooling by one learned, bias-free kernel that all channels share: 'same' padding.
+
+    It starts as average pooling. Input (batch, time, mel, channels).
+
+    Parameters
+    ----------
+    pool_size, strides : (time, mel)
+    """
+
+    def __init__(self, pool_size, strides, **kwargs):
+        super().__init__(**kwargs)
+        self.pool_size, self.strides = tuple(pool_size), tuple(strides)
+
+    def build(self, input_shape):
+        size = self.pool_size[0] * self.pool_size[1]
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(*self.pool_size, 1, 1),
+            initializer=keras.initializers.Constant(1 / size),
+        )
+
+    def call(self, inputs):
+        # As a depthwise convolution: the kernel once per channel.
+        kernel = ops.repeat(self.kernel, inputs.shape[-1], axis=2)  # (time, mel, channels, 1)
+        # oneDNN and cuDNN know square strides only.
+        if self.strides[0] == self.strides[1]:
+            return ops.depthwise_conv(inputs, kernel, self.strides, padding="same")
+        sizes = zip(inputs.shape[1:3], self.pool_size, self.strides, strict=True)
+        padding = ((0, 0), *(same_padding(*size)[1:] for size in sizes), (0, 0))
+        outputs = ops.depthwise_conv(ops.pad(inputs, padding), kernel, 1, padding="valid")
+        return outputs[:, :: self.strides[0], :: self.strides[1]]
+
+    def compute_output_shape(self, input_shape):
+        batch, time, mel, channels = input_shape
+        return batch, -(-time // self.strides[0]), -(-mel // self.strides[1]), channels
+
+    def get_config(self):
+        return {**super().get_config(), "pool_size": self.pool_size, "strides": self.strides}
+
+
+@keras.saving.register_keras_serializable("freesound")
+class LocallyConnected1D(keras.layers.Layer):
+    """A bias-free dense layer of its own at every position: Keras 2's, with kernel size 1.
+
+    Input (batch, positions, channels); output (batch, positions, filters). The kernel is
+    (positions, channels, filters).
+    """
+
+    def __init__(
+        self, filters, kernel_initializer="glorot_uniform", kernel_constraint=None, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(*input_shape[1:], self.filters),
+            initializer=self.kernel_initializer,
+            constraint=self.kernel_constraint,
+        )
+
+    def call(self, inputs):
+        return ops.einsum("bpc,pcf->bpf", inputs, self.kernel)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+        }
+
+
+@keras.saving.register_keras_serializable("freesound")
+class LastChannel(keras.initializers.Initializer):
+    """1 on the last input channel, 0 on the others, for kernels (positions, channels, filters)."""
+
+    def __call__(self, shape, dtype=None):
+        # A sum, not broadcast_to: PyTorch's would share its memory between the positions.
+        return ops.zeros(shape, dtype) + ops.eye(shape[1], dtype=dtype)[-1][:, None]
+
+    def get_config(self):
+        return {}

@@ -1,0 +1,55 @@
+"""Progress bars, and errors that the user can mend.
+
+Bars go when the work is done, and are not there where nobody watches. An error's message is
+all a user sees: what, where, and what to do. Stages turn it into one line on standard error and
+exit status 1; everything else is a defect of ours and keeps its traceback.
+"""
+
+from tqdm import tqdm
+
+
+class PipelineError(Exception):
+    """Something the user can mend."""
+
+
+class InputError(PipelineError):
+    """The dataset is incomplete or contradicts itself."""
+
+
+class UnreadableClip(PipelineError):
+    """A clip that cannot be decoded, or that holds no samples."""
+
+
+class MissingResult(PipelineError):
+    """A result that an earlier stage makes is not there, or was made from something else."""
+
+
+class KilledProcess(PipelineError):
+    """The system ended a process of ours; `what` says which."""
+
+    def __init__(self, what: str):
+        super().__init__(
+            f"the system killed {what}, most likely for want of memory: close other programs, and "
+            "the same command goes on from here"
+        )
+
+
+SHOWN = 5  # faults of one kind that a message spells out
+
+
+def first_few(faults: list[str]) -> str:
+    """The first faults, and how many more there are: "row 2: a; row 5: b, and 3 more"."""
+    more = f", and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+    return "; ".join(faults[:SHOWN]) + more
+
+
+def raise_if(faults: list[str], path, what: str) -> None:
+    """InputError that names a file, counts its faults of one kind, and spells out the first."""
+    if faults:
+        raise InputError(f"{path}: {len(faults)} {what}: {first_few(faults)}")
+
+
+def progress_bar(label: str, total: int, unit: str = "clip", done: int = 0, **options) -> tqdm:
+    """tqdm's bar; `options` are tqdm's own."""
+    quiet = {"leave": False, "disable": None}
+    return tqdm(desc=label, total=total, unit=unit, initial=done, **quiet, **options)

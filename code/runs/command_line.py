@@ -1,0 +1,254 @@
+"""The command line that all stages share, and what it names: dataset, output folder, settings."""
+
+import argparse
+import contextlib
+import errno
+import fcntl
+import functools
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import config
+import fast  # noqa: F401
+from clips import dataset
+from clips import demo as demo_data
+from fast import gpus
+from messages import InputError, PipelineError
+from runs.run import Run
+from storage import OutputFolder, lock
+
+PROJECT = Path(__file__).resolve().parents[2]
+MENDABLE = (  # what the system says about disks and folders
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),
+    *(errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR),
+)
+SHORT_OF_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError")  # TensorFlow's and PyTorch's
+SMALLER = "end other programs, take --profile small, or lower batch_size in code/config.py"
+STAGES = ("preprocess", "pretrain", "train", "predict", "ensemble")
+
+
+def prepare(args: argparse.Namespace) -> Run:
+    """Read the dataset's tables, and find the settings that were asked for.
+
+    Without a dataset in the default input folder, a synthetic one is made below the output folder.
+
+    Raises
+    ------
+    InputError
+        If the dataset is faulty, or a profile, experiment or fold does not exist.
+    """
+    outputs, root = OutputFolder(args.output), args.input or PROJECT / "input"
+    synthetic = args.input is None and not dataset.is_present(root)
+    profile = args.profile or ("demo" if synthetic else "published")
+    for name in args.experiments or ():
+        if name not in config.EXPERIMENTS:
+            known = ", ".join(config.EXPERIMENTS)
+            raise InputError(f"there is no experiment {name!r}; there are {known}")
+    # In the table's order, however they were named: the same experiments are the same ensemble.
+    chosen = args.experiments or config.PROFILES[profile].experiments
+    configs = config.experiments(profile, [name for name in config.EXPERIMENTS if name in chosen])
+    sources = config.experiments(profile, [chosen.pretrained_by for chosen in configs])
+    _require_one_front_end([*configs, *sources])
+    n_folds = configs[0].n_folds
+    for fold in args.folds or ():
+        if not 0 <= fold < n_folds:
+            raise InputError(f"there is no fold {fold}; profile {profile} has 0 to {n_folds - 1}")
+    folds = sorted(set(args.folds)) if args.folds else list(range(n_folds))
+    if synthetic:
+        making = "using the" if outputs.demo_input.is_dir() else "making a"
+        print(f"No dataset in {root}: {making} synthetic one in {outputs.demo_input}.")
+        root = outputs.demo_input
+        if not root.is_dir():
+            demo_data.make_demo_dataset(root)
+    return Run(
+        dataset.load(root), outputs, profile, configs, folds, args.skip_unreadable, args.force
+    )
+
+
+def _require_one_front_end(configs: list[config.Config]) -> None:
+    """One output folder holds one clip store, with log-mels of one kind."""
+    for name in config.PREPROCESSING_SETTINGS:
+        values = {getattr(chosen, name): chosen.name for chosen in configs}
+        if len(values) > 1:
+            found = ", ".join(f"{value} in {chosen}" for value, chosen in values.items())
+            raise InputError(
+                f"experiments differ in {name} ({found}): give each an --output and a "
+                "pretraining (pretrained_by) of its own"
+            )
+
+
+def names(text: str) -> list[str]:
+    """ "a,b" -> ["a", "b"]; argparse calls a faulty value by the name of this function."""
+    found = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not found:
+        raise ValueError("an empty list")
+    return found
+
+
+def numbers(text: str) -> list[int]:
+    return [int(number) for number in names(text)]
+
+
+def _parser(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--input", type=Path, metavar="DIR", help="the dataset (default: input/)")
+    parser.add_argument(
+        "--profile",
+        choices=config.PROFILES,
+        help="table of settings (default: published, or demo where input/ holds no dataset)",
+    )
+    add_output_option(parser, "where results go")
+    add_choice_options(parser, experiments="the profile's")
+    parser.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="leave out training clips that cannot be decoded",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="make results again that are there already, and those half made from their start",
+    )
+    return parser
+
+
+def add_output_option(parser: argparse.ArgumentParser, what: str) -> None:
+    """The output folder, in words: where results go, or where they are."""
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        default=PROJECT / "output",
+        help=f"{what} (default: output/)",
+    )
+
+
+def add_choice_options(parser: argparse.ArgumentParser, experiments: str) -> None:
+    """Which experiments and folds; `experiments` says which ones by default."""
+    parser.add_argument(
+        "--experiments",
+        type=names,
+        metavar="A,B",
+        help=f"of {', '.join(config.EXPERIMENTS)} (default: {experiments})",
+    )
+    parser.add_argument(
+        "--folds",
+        type=numbers,
+        metavar="0,3",
+        help="folds to work on (default: all)",
+    )
+
+
+def stage(main: Callable[[Run], None]) -> Callable[[], None]:
+    """Make a stage of a function: arguments in, and errors that the user can mend as one line."""
+
+    @functools.wraps(main)
+    def run_stage() -> None:
+        args = _parser(sys.modules[main.__module__].__doc__).parse_args()
+        without = " without --force" if args.force else ""
+        with (
+            errors_in_one_line(f"the same command{without} goes on from here", SMALLER),
+            locked(OutputFolder(args.output)),
+        ):
+            main(prepare(args))
+
+    return run_stage
+
+
+@contextlib.contextmanager
+def errors_in_one_line(then: str, memory: str = "end other programs") -> Iterator[None]:
+    """What the user can mend becomes one line and status 1; an interruption one, and status 130.
+
+    then : what the user may do after an interruption, or when it is mended
+    memory : what the user may do where memory does not suffice
+    """
+    interruptions = []
+
+    def interrupt(number, frame):
+        interruptions.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    if hasattr(sys.stdout, "reconfigure"):  # in a log, too, each line is there when it is printed
+        sys.stdout.reconfigure(line_buffering=True)
+    try:
+        yield
+        sys.stdout.flush()
+    except (Exception, KeyboardInterrupt) as error:
+        # joblib makes a RuntimeError of an interruption while it starts processes.
+        if interruptions or isinstance(error, KeyboardInterrupt):
+            print(f"\nstopped; {then}", file=sys.stderr)
+            sys.exit(130)
+        line = _in_one_line(error, then, memory)
+        if line is None:
+            raise
+        sys.exit(line)
+
+
+def _in_one_line(error: Exception, then: str, memory: str) -> str | None:
+    """What to tell the user of an error that the user can mend; None of others."""
+    if isinstance(error, PipelineError):
+        return f"error: {error}"
+    if isinstance(error, BrokenPipeError):  # `| head` has seen enough
+        discard_output()
+        return f"stopped: nobody reads the output any more; {then}"
+    if (
+        isinstance(error, MemoryError)
+        or getattr(error, "errno", None) == errno.ENOMEM
+        or type(error).__name__ in SHORT_OF_MEMORY
+        or "RESOURCE_EXHAUSTED" in str(error)  # so says JAX
+    ):
+        return f"error: there is not enough memory: {memory}; {then}"
+    if isinstance(error, OSError) and (
+        error.errno in MENDABLE or "No space left" in str(error)  # so says HDF5
+    ):
+        place = f" ({error.filename})" if error.filename else ""
+        reason = error.strerror or "No space left on device"
+        return f"error: {reason}{place}; mend that, and {then}"
+    return None
+
+
+def discard_output() -> None:
+    """Print no more: nobody reads standard output, and what is still to be flushed would fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def locked(outputs: OutputFolder) -> Iterator[None]:
+    """Hold the output folder; the lock goes with the process, however that ends.
+
+    Below run.sh it is that script's lock, which stays from the first stage to the last.
+
+    Raises
+    ------
+    PipelineError
+        If another run holds it.
+    """
+    outputs.root.mkdir(parents=True, exist_ok=True)
+    with outputs.lock_file.open("a+") as file:
+        descriptor = int(os.environ.get("RUN_SH_LOCK", file.fileno()))
+        os.set_inheritable(descriptor, False)
+        try:
+            if not lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                print(
+                    f"warning: {outputs.root} is on a disk without locks: start no second run on "
+                    f"it, and use one GPU ({gpus.VISIBLE}=0)",
+                    file=sys.stderr,
+                )
+        except BlockingIOError:
+            file.seek(0)
+            raise PipelineError(
+                f"{outputs.root} is in use by {file.read().strip()}: wait for it, stop it, "
+                "or name another --output"
+            ) from None
+        file.truncate(0)
+        process = os.getppid() if "RUN_SH_LOCK" in os.environ else os.getpid()
+        file.write(f"process {process} on {socket.gethostname()}, since {time.ctime()}")
+        file.flush()
+        yield

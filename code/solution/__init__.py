@@ -1,0 +1,1 @@
+"""What was published: arrays in, arrays out; knows no file."""

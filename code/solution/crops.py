@@ -1,0 +1,130 @@
+"""Training batches in NumPy: random crops, label smoothing and mixup.
+
+A crop is a window of the clip continued by silence on both sides. It starts within a long clip, and
+before a short one, whose left padding is then the window's start with its sign changed.
+"""
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+import storage
+from clips.store import Clips
+from config import Config, Schedule
+from solution import logmel
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Some clips of a store, with labels and views of all of its clips."""
+
+    store: Clips
+    clips: np.ndarray  # int (n,), which clips of the store
+    labels: np.ndarray | None  # multi-hot int8 (all clips, classes), None where unknown
+    views: storage.Rows | np.ndarray | None = None  # float32 (all clips, 3, frames, n_mels)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+
+def random_generator(config: Config, part: str, epoch: int) -> np.random.Generator:
+    """The generator of one epoch: the same whether or not the epochs before it ran just now."""
+    return np.random.default_rng([config.seed, zlib.crc32(f"{config.name}/{part}".encode()), epoch])
+
+
+def random_start(n: int, length: int, rng: np.random.Generator) -> int:
+    """Start of a random crop: uniform in [0, n - length), or -[0, length - n) for a short clip."""
+    room = n - length
+    if room == 0:
+        return 0
+    return int(np.sign(room)) * int(rng.integers(0, abs(room)))
+
+
+def smooth_labels(labels: np.ndarray, amount: float) -> np.ndarray:
+    """y (1 - amount) + (1 - y) amount, float32."""
+    return (labels * (1 - amount) + (1 - labels) * amount).astype(np.float32)
+
+
+def mixup(
+    sound: np.ndarray, labels: np.ndarray, config: Config, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mix a batch with a permutation of itself, at a fixed rate.
+
+    Parameters
+    ----------
+    sound : waveforms (batch, samples), or decibels (batch, frames, n_mels)
+    labels : (batch, classes)
+
+    References
+    ----------
+    Zhang et al.: mixup: Beyond empirical risk minimization, ICLR 2018; here with the rate fixed.
+    """
+    other, rate = rng.permutation(len(sound)), config.mixup_rate
+    labels = rate * labels + (1 - rate) * labels[other]
+    if config.frontend == "logmel":
+        return logmel.mix_powers(sound, sound[other], rate), labels
+    return rate * sound + (1 - rate) * sound[other], labels
+
+
+def training_batches(
+    examples: Examples, config: Config, schedule: Schedule, epoch: int, rng: np.random.Generator
+) -> Iterator[tuple[dict, np.ndarray]]:
+    """One epoch over the examples in random order.
+
+    Parameters
+    ----------
+    examples : Examples
+    epoch : int
+        Mixup is applied before the schedule's first milestone only.
+
+    Yields
+    ------
+    inputs : dict of float32 arrays: audio (batch, samples) or (batch, frames, n_mels), length
+        (batch, 1), global_feat (batch, 128, 12)
+    labels : float32 (batch, classes), smoothed
+    """
+    store, labels = examples.store, examples.labels
+    cut, sizes, length = crops_of(store, config)
+    order = rng.permutation(examples.clips)
+    for batch in split(order, config.batch_size):
+        sound = np.stack(
+            [cut(clip, random_start(sizes[clip], length, rng), length) for clip in batch]
+        )
+        y = smooth_labels(labels[batch], config.label_smoothing)
+        if epoch < schedule.milestones[0] and rng.random() < schedule.mixup_prob:
+            sound, y = mixup(sound, y, config, rng)
+        if config.frontend == "logmel":
+            sound = logmel.normalise(sound)
+        yield {"audio": sound.astype(np.float32, copy=False), **store.inputs(batch)}, y
+
+
+def prefetch(batches: Iterable) -> Iterator:
+    """Prepare the next batch in a thread while the network works on the present one."""
+    batches = iter(batches)
+    with ThreadPoolExecutor(1) as thread:
+        upcoming = thread.submit(next, batches, None)
+        while (batch := upcoming.result()) is not None:
+            upcoming = thread.submit(next, batches, None)
+            yield batch
+
+
+def split(items: np.ndarray, size: int) -> list[np.ndarray]:
+    """Parts of that many items, in order; the last may be smaller."""
+    return [items[first : first + size] for first in range(0, len(items), size)]
+
+
+def crops_of(store: Clips, config: Config) -> tuple[Callable, np.ndarray, int]:
+    """What crops are of: log-mels, counted in frames, or waveforms, counted in samples.
+
+    Returns
+    -------
+    cut : (clip, start, length) -> decibels (length, n_mels), or samples (length,)
+    sizes : int (clips,), of all clips of the store
+    length : int, of a crop
+    """
+    if config.frontend == "logmel":
+        return store.decibels, store.n_frames, config.crop_frames
+    return store.waveform, store.n_samples, config.crop_samples

@@ -1,0 +1,1 @@
+"""A trained ensemble in use."""

@@ -1,0 +1,227 @@
+"""Tags for any clip, from a trained ensemble."""
+
+import dataclasses
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import librosa
+import numpy as np
+
+import fast  # noqa: F401
+from clips import store as clipstore
+from clips import views
+from clips.store import PreparedClip
+from config import VIEW_SETTINGS
+from messages import InputError
+from solution import audio
+from solution.scoring import Predictor
+from trained import ensemble as trained
+
+CLIPS_AT_ONCE = 16
+
+
+class Tagger:
+    """A trained ensemble, ready to tag clips.
+
+    Parameters
+    ----------
+    folder : path
+        The output folder of a run, or the dataset that kernel.py made of it.
+    experiments : str or list of str, optional
+        Only these. One of them gives its own scores; several are stacked, and in the place of those
+        left out the weighted average of these counts.
+    folds : int or list of int, optional
+        Only the networks of these folds: fewer are faster.
+    precision : str, optional
+        As in `code/config.py`; the ensemble's own by default.
+
+    Attributes
+    ----------
+    classes : list of str
+    sample_rate : int
+        Hz. Waveforms of other rates are resampled.
+
+    Raises
+    ------
+    MissingResult, InputError
+        If there is no such ensemble, experiment or fold.
+
+    Notes
+    -----
+    The weights of all networks stay in memory. One object may be called from several threads; the
+    calls wait for one another.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path = "output",
+        experiments: str | list[str] | None = None,
+        folds: int | list[int] | None = None,
+        precision: str | None = None,
+    ):
+        self._trained = trained.read(Path(folder))
+        self.classes = self._trained.classes
+        names = [config.name for config in self._trained.configs]
+        chosen = _chosen("experiment", experiments, names)
+        self._stacks = experiments is None or len(chosen) > 1
+        self._folds = _chosen("fold", folds, self._trained.folds)
+        self._configs = [
+            dataclasses.replace(config, precision=precision or config.precision)
+            for config in self._trained.configs
+            if config.name in chosen
+        ]
+        self._settings = clipstore.settings_of(self._configs[0])
+        self.sample_rate = self._settings["sample_rate"]
+        self._lock = threading.Lock()
+        self._predictors, self._weights = {}, {}
+        for config in self._configs:
+            predictor = self._predictors[config.name] = Predictor(config, len(self.classes))
+            for fold in self._folds:
+                self._trained.load(predictor, fold)
+                self._weights[config.name, fold] = predictor.merged_weights()
+        self._lowest, self._highest = self._range()
+
+    def tag(
+        self, waveform: np.ndarray | Sequence[np.ndarray], sample_rate: int
+    ) -> dict[str, float] | list[dict[str, float]]:
+        """All classes with their scores, 0 to 1, the best first.
+
+        Parameters
+        ----------
+        waveform : float or int (samples,)
+            Floats between -1 and 1, or int16 or int32 of their full range. A sequence of such, or
+            (clips, samples), is a batch.
+        sample_rate : int
+            Hz.
+
+        Returns
+        -------
+        dict of class -> score; for a batch a list of those.
+
+        Raises
+        ------
+        ValueError
+            If a waveform is empty, has another shape or type, or the rate is no sample rate.
+        """
+        if len(waveform) and np.isscalar(waveform[0]):
+            waveform = np.asarray(waveform)
+        if isinstance(waveform, np.ndarray):
+            if waveform.ndim == 1:
+                return self.ranked(self.scores([waveform], sample_rate)[0])
+            if waveform.ndim == 2 and waveform.shape[0] > waveform.shape[1]:
+                raise ValueError(
+                    f"expected (clips, samples), got {waveform.shape}: if that is (samples, "
+                    "channels), take the mean over the channels"
+                )
+        return [self.ranked(scores) for scores in self.scores(waveform, sample_rate)]
+
+    def scores(self, waveforms: Sequence[np.ndarray], sample_rate: int) -> np.ndarray:
+        """Scores of a batch of waveforms, as `tag` takes them: float32 (clips, classes)."""
+        scores = np.empty((len(waveforms), len(self.classes)), np.float32)
+        for first in range(0, len(waveforms), CLIPS_AT_ONCE):
+            batch = slice(first, first + CLIPS_AT_ONCE)
+            scores[batch] = self._scores(
+                [self._prepared(waveform, sample_rate) for waveform in waveforms[batch]]
+            )
+        return scores
+
+    def timeline(
+        self, waveform: np.ndarray, sample_rate: int, window: float = 5.0, hop: float = 2.5
+    ) -> list[tuple[float, float, np.ndarray]]:
+        """Scores of windows of a long clip, each tagged as a clip of its own.
+
+        Parameters
+        ----------
+        waveform, sample_rate : as `tag` takes them
+        window, hop : float
+            Seconds. The last window ends with the clip.
+
+        Returns
+        -------
+        list of (start, end, scores): seconds, seconds, float32 (classes,)
+        """
+        length, step = round(window * sample_rate), round(hop * sample_rate)
+        if length < 1 or step < 1:
+            raise ValueError(f"window and hop must be longer than a sample, got {window}, {hop} s")
+        last = max(len(waveform) - length, 0)
+        starts = [*range(0, last, step), last]
+        parts = [waveform[start : start + length] for start in starts]
+        return [
+            (start / sample_rate, (start + len(part)) / sample_rate, scores)
+            for start, part, scores in zip(
+                starts, parts, self.scores(parts, sample_rate), strict=True
+            )
+        ]
+
+    def ranked(self, scores: np.ndarray, top: int | None = None) -> dict[str, float]:
+        """Scores (classes,) by class, the best first; `top` so many, or all."""
+        best = np.argsort(-scores, kind="stable")[:top]
+        return {self.classes[i]: float(scores[i]) for i in best}
+
+    def certainty(self, scores: np.ndarray) -> np.ndarray:
+        """0 where no network hears the class, 1 where all are certain: (..., classes), as scores.
+
+        Stackers' scores are made to be ranked, and do not reach from 0 to 1.
+        """
+        share = (scores - self._lowest) / (self._highest - self._lowest)
+        return np.clip(share, 0, 1)
+
+    def _range(self) -> tuple[np.ndarray, np.ndarray]:
+        """The scores (classes,) of a class that all networks give 0, and of one they give 1."""
+        n = len(self.classes)
+        if not self._stacks:
+            return np.zeros(n), np.ones(n)
+        names = [config.name for config in self._configs]
+        nothing = self._trained.stack(dict.fromkeys(names, np.zeros((1, n))))[0]
+        only_one = self._trained.stack(dict.fromkeys(names, np.eye(n)))  # (clips, classes)
+        return nothing, np.maximum(only_one.diagonal(), nothing + 1e-6)
+
+    def _prepared(self, waveform: np.ndarray, sample_rate: int) -> PreparedClip:
+        waveform = np.asarray(waveform)
+        if waveform.ndim != 1 or not len(waveform):
+            raise ValueError(f"expected a waveform of shape (samples,), got {waveform.shape}")
+        if not audio.LOWEST_RATE <= sample_rate <= audio.HIGHEST_RATE:
+            raise ValueError(f"expected a sample rate in Hz, got {sample_rate}")
+        if waveform.dtype.kind == "i" and waveform.dtype.itemsize in (2, 4):
+            waveform = waveform / -float(np.iinfo(waveform.dtype).min)
+        elif waveform.dtype.kind != "f":
+            raise ValueError(f"expected floats, int16 or int32, got {waveform.dtype}")
+        waveform = audio.limited(waveform.astype(np.float32))
+        if sample_rate != self.sample_rate:
+            waveform = librosa.resample(waveform, orig_sr=sample_rate, target_sr=self.sample_rate)
+        return clipstore.prepare_waveform(waveform, self._settings)
+
+    def _scores(self, prepared: list[PreparedClip]) -> np.ndarray:
+        """(clips, classes)"""
+        clips = clipstore.in_memory(prepared, self._settings)
+        numbers, made_for, by_experiment = np.arange(len(clips)), None, {}
+        with self._lock:
+            for config in self._configs:
+                settings = config.values_of(VIEW_SETTINGS)
+                if made_for != settings:  # mostly all experiments share them
+                    made_for = settings
+                    inputs = {"views": views.of_clips(clips, numbers, config)}
+                    inputs |= clips.inputs(numbers)
+                predictor, scores = self._predictors[config.name], 0.0
+                for fold in self._folds:
+                    predictor.set_merged_weights(self._weights[config.name, fold])
+                    scores += predictor.predict_on_batch(inputs) / len(self._folds)
+                by_experiment[config.name] = scores
+            if self._stacks:
+                return self._trained.stack(by_experiment)
+            return by_experiment.popitem()[1]
+
+
+def _chosen(what: str, chosen, known: list) -> list:
+    """Those of `known` that were named: one, several, or None for all."""
+    if chosen is None:
+        return known
+    chosen = [chosen] if np.isscalar(chosen) else list(chosen)
+    if not chosen:
+        raise InputError(f"no {what} was named: None stands for all")
+    for name in chosen:
+        if name not in known:
+            there = ", ".join(map(str, known))
+            raise InputError(f"the ensemble has no {what} {name}; it has {there}")
+    return [name for name in known if name in chosen]

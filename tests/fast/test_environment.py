@@ -1,0 +1,66 @@
+"""Keras' and TensorFlow's settings stand before they are imported, wherever work starts."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import config
+from runs import command_line
+
+CODE = Path(config.__file__).parent
+ENTRIES = (*command_line.STAGES, "kernel", "trained.submission", "trained.tagger")
+# Ends where Keras or TensorFlow is imported, with what TensorFlow would read.
+PROGRAM = """
+import importlib, os, sys
+
+class Watch:
+    def find_spec(self, name, *_):
+        if name in ("keras", "tensorflow"):
+            sys.exit(os.environ.get("TF_ENABLE_ONEDNN_OPTS", "not set"))
+
+sys.meta_path.insert(0, Watch())
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+
+
+def stderr_of(program: str, *arguments: str, **variables: str) -> str:
+    """What a program says on standard error where only `variables` speak to TensorFlow."""
+    known = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env={**known, "PYTHONPATH": str(CODE), **variables},
+        capture_output=True,
+        text=True,
+    )
+    return done.stderr
+
+
+def on_import(entry: str, **variables: str) -> str:
+    return stderr_of(PROGRAM, entry, "keras", **variables).strip()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="oneDNN is set on x86 only")
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_onednn_is_on_before_tensorflow_is_imported(entry):
+    assert on_import(entry) == "1"
+
+
+def test_what_the_user_says_counts():
+    assert on_import("train", TF_ENABLE_ONEDNN_OPTS="0") == "0"
+
+
+def test_no_folder_of_keras_is_made_or_read(tmp_path):
+    made = "import fast, keras; print(keras.config.image_data_format())"
+    assert stderr_of(made, HOME=str(tmp_path), KERAS_BACKEND="tensorflow") == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there may be a GPU to speak of")
+def test_without_a_gpu_tensorflow_starts_without_a_word():
+    assert stderr_of("import fast, tensorflow; tensorflow.ones(1)") == ""

@@ -1,0 +1,171 @@
+"""Several GPUs: each gets a share in a process of its own. Processes are real, GPUs are not."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import pytest
+
+from fast import gpus
+from messages import InputError, PipelineError
+
+ORDER = list("abcde")
+capabilities_of_this_machine = gpus.capabilities
+
+
+@pytest.fixture(autouse=True)
+def four_usable_gpus(monkeypatch):
+    """That Keras' backend finds four, whatever there is."""
+    monkeypatch.setattr(gpus, "capabilities", lambda: [(8, 0)] * 4)
+
+
+def note(folder, tasks):
+    """Write down which GPU this process sees, and what it has to do."""
+    (folder / f"gpu{os.environ.get(gpus.VISIBLE, '')}").write_text(f"{os.getpid()} {tasks}")
+
+
+def fail_on_the_second(folder, tasks):
+    if tasks[0] == "b":
+        raise InputError("no such clip")
+    time.sleep(5)
+    (folder / "went on").touch()
+
+
+def die_on_the_second(folder, tasks):
+    if tasks[0] == "b":
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(5)
+    (folder / "went on").touch()
+
+
+def test_each_takes_its_share_in_order(tmp_path, monkeypatch):
+    monkeypatch.setenv(gpus.VISIBLE, "3,GPU-5")
+    gpus.share_out(note, tmp_path, ORDER)
+    assert (tmp_path / "gpu3").read_text().endswith(" ['a', 'c', 'e']")
+    assert (tmp_path / "gpuGPU-5").read_text().endswith(" ['b', 'd']")
+    processes = {path.read_text().split()[0] for path in tmp_path.iterdir()}
+    assert len(processes | {str(os.getpid())}) == 3
+    assert os.environ[gpus.VISIBLE] == "3,GPU-5"
+
+
+@pytest.mark.parametrize("visible", ["", "-1", "2"])
+def test_one_or_none_works_in_this_process(tmp_path, monkeypatch, visible):
+    monkeypatch.setenv(gpus.VISIBLE, visible)
+    assert gpus.visible() == ["2"] * (visible == "2")
+    gpus.share_out(note, tmp_path, ORDER)
+    assert (tmp_path / f"gpu{visible}").read_text() == f"{os.getpid()} {ORDER}"
+
+
+def test_no_more_processes_than_tasks(tmp_path, monkeypatch):
+    monkeypatch.setenv(gpus.VISIBLE, "0,1,2,3")
+    gpus.share_out(note, tmp_path, ["a"])
+    assert (tmp_path / "gpu0,1,2,3").read_text().startswith(f"{os.getpid()} ")
+    gpus.share_out(note, tmp_path / "nowhere", [])
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "message"),
+    [
+        (fail_on_the_second, InputError, "no such clip"),
+        (die_on_the_second, PipelineError, "the system killed the process of a GPU"),
+    ],
+)
+def test_an_error_of_one_ends_the_others(tmp_path, monkeypatch, function, error, message):
+    monkeypatch.setenv(gpus.VISIBLE, "0,1")
+    with pytest.raises(error, match=message):
+        gpus.share_out(function, tmp_path, ORDER)
+    assert not (tmp_path / "went on").exists()
+
+
+def test_all_of_the_machine_are_found_where_none_is_chosen(monkeypatch):
+    monkeypatch.delenv(gpus.VISIBLE, raising=False)
+    for stdout, expected in (("0\n1\n", ["0", "1"]), ("No devices were found\n", [])):
+        said = subprocess.CompletedProcess([], 0, stdout=stdout)
+        monkeypatch.setattr(subprocess, "run", lambda *_, said=said, **__: said)
+        assert gpus.visible() == expected
+
+    def missing(*_, **__):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(subprocess, "run", missing)
+    assert gpus.visible() == []
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [("0, 1", ["0", "1"]), ("1,-1,0", ["1"]), ("MIG-1,MIG-2", ["MIG-1", "MIG-2"])],
+)
+def test_what_is_chosen_is_read_as_cuda_reads_it(monkeypatch, chosen, expected):
+    monkeypatch.setenv(gpus.VISIBLE, chosen)
+    assert gpus.visible() == expected
+
+
+@pytest.mark.parametrize(
+    ("chosen", "n_used", "expected"),
+    [
+        ("0,1", 1, ["0"]),  # there are not as many as were named
+        ("MIG-1,MIG-2", 1, ["MIG-1", "MIG-2"]),  # of which a process sees one
+        ("2", 1, ["2"]),
+    ],
+)
+def test_only_what_the_backend_can_use_gets_a_share(monkeypatch, chosen, n_used, expected):
+    monkeypatch.setenv(gpus.VISIBLE, chosen)
+    monkeypatch.setattr(gpus, "capabilities", lambda: [(8, 0)] * n_used)
+    assert gpus.usable() == expected
+
+
+def test_gpus_that_the_backend_cannot_use_are_said_to_be_there(tmp_path, monkeypatch, capsys):
+    """As where CUDA's libraries are missing: no CPU training for each of them, side by side."""
+    monkeypatch.setenv(gpus.VISIBLE, "0,1")
+    monkeypatch.setattr(gpus, "capabilities", list)
+    gpus.share_out(note, tmp_path, ORDER)
+    assert (tmp_path / "gpu0,1").read_text() == f"{os.getpid()} {ORDER}"
+    said = capsys.readouterr().err
+    assert "warning: tensorflow can use no GPU that CUDA_VISIBLE_DEVICES names (0, 1), so" in said
+    gpus.share_out(note, tmp_path, [])
+    assert capsys.readouterr().err == ""  # there is nothing to compute
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there may be GPUs")
+def test_without_a_gpu_none_has_capabilities():
+    assert capabilities_of_this_machine() == []
+
+
+def test_capabilities_are_those_of_the_backend(monkeypatch):
+    """With stand-ins for the backends, of which this machine may have one, or none with GPUs."""
+    import keras  # here, not above: the processes of several GPUs import this file
+
+    found = {"7.5": (7, 5), "12.0": (12, 0), "gfx90a": (0, 0)}  # the last as JAX names AMD's
+    devices = [types.SimpleNamespace(platform="gpu", compute_capability=name) for name in found]
+    devices.append(types.SimpleNamespace(platform="cpu"))
+    nvidia, amd = (
+        types.SimpleNamespace(
+            version=types.SimpleNamespace(hip=hip),
+            cuda=types.SimpleNamespace(
+                device_count=lambda: 2, get_device_capability=lambda i: (8, 6 + i)
+            ),
+        )
+        for hip in (None, "6.2")
+    )
+    jax = types.SimpleNamespace(local_devices=lambda: devices)
+    for backend, module, expected in (
+        ("jax", jax, [*found.values()]),
+        ("torch", nvidia, [(8, 6), (8, 7)]),
+        ("torch", amd, [(0, 0), (0, 0)]),
+    ):
+        monkeypatch.setattr(keras.backend, "backend", lambda backend=backend: backend)
+        monkeypatch.setitem(sys.modules, backend, module)
+        assert capabilities_of_this_machine() == expected
+
+
+def test_capabilities_are_those_that_tensorflow_knows(monkeypatch):
+    import tensorflow as tf
+
+    known = {"a": {"compute_capability": (9, 0)}, "b": {"device_name": "Metal"}}
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: ["a", "b"])
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", known.get)
+    assert capabilities_of_this_machine() == [(9, 0), (0, 0)]

@@ -1,0 +1,85 @@
+"""Processes that a stage started, after it was killed."""
+
+import fcntl
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import config
+from clips import store as clipstore
+from fast import gpus, processes
+
+
+def linger(folder: Path, _=None):
+    """Hold a file of this process's own, as long as it lives; that is for ever."""
+    with (folder / f"{os.getpid()}").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        while True:
+            time.sleep(1)
+
+
+@dataclass
+class LingeringClip:
+    folder: Path
+
+    def open(self):
+        linger(self.folder)
+
+
+def on_two_gpus(folder: Path):
+    os.environ[gpus.VISIBLE], gpus.capabilities = "0,1", lambda: [(8, 0)] * 2
+    gpus.share_out(linger, folder, ["a", "b"])
+
+
+def on_all_cores(folder: Path):
+    list(clipstore.prepare_all([LingeringClip(folder)] * 40, {}))
+
+
+def is_held(path: Path) -> bool:
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def within(seconds: float, condition) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return condition()
+
+
+@pytest.mark.parametrize("work", [on_two_gpus, on_all_cores])
+def test_end_soon_after(work, tmp_path):
+    stage = multiprocessing.get_context("spawn").Process(target=work, args=(tmp_path,))
+    stage.start()
+    n_processes = min(2, len(os.sched_getaffinity(0)))
+    assert within(60, lambda: sum(map(is_held, tmp_path.iterdir())) >= n_processes)
+    stage.kill()
+    stage.join()
+    assert within(10, lambda: not any(map(is_held, tmp_path.iterdir())))
+
+
+@pytest.mark.parametrize(
+    ("machine", "living", "ends"),
+    [(processes.this()[0], False, True), (processes.this()[0], True, False), ("a", False, False)],
+)
+def test_end_at_once_where_the_stage_was_killed_before(machine, living, ends):
+    stage = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    if not living:
+        stage.kill()
+        stage.wait()
+    program = f"import processes; processes.end_with({(machine, stage.pid)})"
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(config.__file__)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment)
+    stage.kill()
+    stage.communicate()
+    assert done.returncode == int(ends)

@@ -1,0 +1,332 @@
+"""Done work is recognised when it is the same work; what differs is named and made again."""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import config
+import predict
+from conftest import TINY, run_of
+from messages import MissingResult
+from runs import command_line
+from runs import results as provenance
+from runs.results import Result, differences, fingerprint
+
+
+class TestResult:
+    def of(self, folder, seed, lr):
+        source, files = {"seed": seed, "settings": {"lr": lr}}, {"numbers": folder / "a.npy"}
+        return Result("numbers", "train", folder / "a.json", files, lambda: source)
+
+    @pytest.fixture
+    def result(self, tmp_path):
+        """The one that is looked for, where one of the same source was made."""
+        made = self.of(tmp_path, seed=1, lr=0.1)
+        made.files["numbers"].write_bytes(b"0123456789" * 100)
+        made.seal()
+        return self.of(tmp_path, seed=1, lr=0.1)
+
+    def test_what_it_comes_from_is_noted_before_the_work(self, tmp_path):
+        now, files = {"seed": 1}, {"numbers": tmp_path / "a.npy"}
+        result = Result("numbers", "train", tmp_path / "a.json", files, lambda: dict(now))
+        assert result.fault() == "not there"
+        now["seed"] = 2  # while the work goes on
+        files["numbers"].write_bytes(b"0")
+        result.seal()
+        assert json.loads(result.record.read_text())["from"]["seed"] == 1
+
+    def test_same_work_is_recognised(self, result):
+        assert result.fault() is None
+        result.require()
+
+    def test_what_changed_is_named(self, result, tmp_path):
+        other = self.of(tmp_path, seed=2, lr=0.2)
+        assert other.fault() == "made from something else (seed 1 -> 2, settings.lr 0.1 -> 0.2)"
+        with pytest.raises(MissingResult, match="run train again: numbers: made from something"):
+            other.require()
+
+    def test_a_changed_revision_of_the_code_counts(self, result, monkeypatch):
+        monkeypatch.setitem(command_line.sys.modules["provenance"].REVISIONS, "train", 99)
+        assert "-> 99" in result.fault()
+
+    @pytest.mark.parametrize("damage", ["truncated", "flipped", "longer"])
+    def test_damage_is_noticed(self, result, damage):
+        content = bytearray(result.files["numbers"].read_bytes())
+        if damage == "flipped":
+            content[500] ^= 1
+        result.files["numbers"].write_bytes(
+            {"truncated": content[:-1], "flipped": content, "longer": content + b"0"}[damage]
+        )
+        assert "a.npy is damaged" in result.fault()
+
+    def test_a_missing_file_is_noticed(self, result):
+        result.files["numbers"].unlink()
+        assert "a.npy is missing" in result.fault()
+
+    @pytest.mark.parametrize("record", ["", "{", "[]", "null", '{"from": {}}'])
+    def test_a_record_that_cannot_be_read_is_none(self, result, record):
+        result.record.write_text(record)
+        with pytest.raises(MissingResult, match="run train first: no numbers in"):
+            result.require()
+
+    def test_unsealed_while_made_anew(self, result):
+        result.unseal()
+        assert not result.is_there()
+
+
+def test_fingerprints_tell_values_apart():
+    values = [(b"ab", b"c"), (b"a", b"bc"), (["ab", "c"],), ([1, 2],), ([1, 2.5],), ("12",)]
+    assert len({fingerprint(*value) for value in values}) == len(values)
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+
+
+def test_differences_name_what_is_opaque_without_its_value():
+    old = {"labels": fingerprint(1), "seed": 1, "gone": 0}
+    assert differences(old, {"labels": fingerprint(2), "seed": 1}) == [
+        "gone 0 -> None",
+        "labels changed",
+    ]
+
+
+# --- in the pipeline ------------------------------------------------------------------------------
+
+
+def run_all(run_stage, root, *stages, options=()):
+    """Run stages on the folders below `root`; gives what they say."""
+    folders = ("--input", root / "in", "--output", root / "out")
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        for stage in stages or command_line.STAGES:
+            run_stage(stage, *folders, "--profile", "tiny", "--experiments", "v1mix", *options)
+    return said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory, make_clips, tiny_profile, run_stage):
+    root = tmp_path_factory.mktemp("run")
+    make_clips().write(root / "in")
+    run_all(run_stage, root)
+    return root
+
+
+@pytest.fixture
+def finished(whole_run, tmp_path, run_stage):
+    """A copy of a finished run, and a function that runs stages on it."""
+    root = tmp_path / "run"
+    shutil.copytree(whole_run, root, copy_function=shutil.copy2)
+    return root, functools.partial(run_all, run_stage, root)
+
+
+def made(said):
+    """The kinds of results that were made, not skipped."""
+    return {
+        kind
+        for kind, sign in {
+            "clips": "clips: wrote",
+            "folds": "folds: wrote",
+            "weights": "epoch  1/2",
+        }.items()
+        if sign in said
+    }
+
+
+def test_the_same_command_again_makes_nothing(finished):
+    root, run = finished
+    before = {path: path.stat().st_mtime_ns for path in (root / "out").rglob("*.h5")}
+    submission = (root / "out" / "submission.csv").read_bytes()
+    said = run()
+    assert made(said) == set()
+    for what in ("curated clips", "fold table", "weights for v1mix fold 1", "ensemble"):
+        assert f"{what}: done already" in said
+    assert "OOF LRAP" in said  # the table is shown all the same
+    assert before == {path: path.stat().st_mtime_ns for path in (root / "out").rglob("*.h5")}
+    assert (root / "out" / "submission.csv").read_bytes() == submission
+
+
+def test_a_changed_label_recomputes_what_depends_on_it(finished):
+    root, run = finished
+    table = pd.read_csv(root / "in" / "train_curated.csv")
+    table.loc[0, "labels"] = "Meow"
+    table.to_csv(root / "in" / "train_curated.csv", index=False)
+    with pytest.raises(SystemExit, match="run preprocess again: fold table: .*labels changed"):
+        run("train")
+    said = run("preprocess")
+    assert "fold table: made again, made from something else (labels changed)" in said
+    assert made(said) == {"folds"}
+    assert "curated labels changed" in run("pretrain")
+
+
+def test_changed_test_labels_change_the_scores_only(finished):
+    root, run = finished
+    table = pd.read_csv(root / "in" / "test_post_competition.csv")
+    table["labels"] = "Meow"
+    table.to_csv(root / "in" / "test_post_competition.csv", index=False)
+    submission = (root / "out" / "submission.csv").read_bytes()
+    said = run()
+    assert made(said) == set()
+    assert "ensemble: made again, made from something else (test labels changed)" in said
+    assert "stacker fold 1: done already" in said
+    assert (root / "out" / "submission.csv").read_bytes() == submission
+
+
+def test_another_seed_trains_again_and_is_not_mixed_with_the_old(finished, monkeypatch):
+    _, run = finished
+    changed = config.Profile(("v1mix",), {**TINY, "seed": 7})
+    monkeypatch.setitem(config.PROFILES, "tiny", changed)
+    for stage in ("predict", "ensemble"):
+        with pytest.raises(SystemExit, match="run train again: .*settings.seed 2019 -> 7"):
+            run(stage)
+    with pytest.raises(SystemExit, match="run pretrain again: .*settings.seed 2019 -> 7"):
+        run("train")
+
+
+@pytest.mark.parametrize(
+    ("setting", "change"),
+    [
+        ({"stacker_epochs": 3}, "settings.stacker_epochs 20 -> 3"),
+        ({"stack_weight": 3.0}, "weights.v1mix 2.1 -> 3.0"),
+    ],
+)
+def test_a_setting_of_the_stackers_stacks_again_only(finished, monkeypatch, setting, change):
+    _, run = finished
+    monkeypatch.setitem(config.PROFILES, "tiny", config.Profile(("v1mix",), {**TINY, **setting}))
+    said = run()
+    assert made(said) == set()
+    assert change in said
+    assert "stacker fold 1: wrote its weights" in said
+
+
+def test_a_changed_noisy_label_trains_all_again(finished):
+    root, run = finished
+    table = pd.read_csv(root / "in" / "train_noisy.csv")
+    table.loc[0, "labels"] = "Tick-tock"
+    table.to_csv(root / "in" / "train_noisy.csv", index=False)
+    with pytest.raises(SystemExit, match="run pretrain again: .*noisy labels changed"):
+        run("train")
+    assert "noisy labels changed" in run("pretrain")
+    assert "weights for v1mix fold 1: made again" in (said := run("train"))
+    assert "pretrained weights changed" in said
+
+
+def test_other_classes_are_another_training(finished):
+    """Even where their labels look alike, as where one that no clip has is renamed."""
+    root, _ = finished
+    run = run_of("--input", root / "in", "--output", root / "out", "--profile", "tiny")
+    renamed = dataclasses.replace(run.dataset, classes=["Bark", "Purr", "Tick-tock"])
+    other = dataclasses.replace(run, dataset=renamed)
+    chosen = run.configs[0]
+    for before, after in (
+        (run.fold(chosen, 0), other.fold(chosen, 0)),
+        (run.pretrained(chosen), other.pretrained(chosen)),
+    ):
+        assert differences(before.source, after.source) == ["classes changed"]
+
+
+def test_a_replaced_clip_is_decoded_again(finished, make_clips):
+    root, run = finished
+    clip = root / "in" / "audio_test" / "test00.wav"
+    shutil.copyfile(root / "in" / "audio_test" / "test01.wav", clip)
+    said = run("preprocess")
+    assert "test clips: made again, made from something else (clips changed)" in said
+    assert "curated clips: done already" in said
+    assert "test clips changed" in run("predict")
+
+
+def test_force_makes_again(finished):
+    _, run = finished
+    said = run("preprocess", "ensemble", options=["--force"])
+    assert made(said) == {"clips", "folds"}
+    for what in ("ensemble", "stacker fold 0"):
+        assert f"{what}: made again, as --force says" in said
+
+
+def test_what_an_interrupted_force_left_is_made_without_it(finished, monkeypatch):
+    _, run = finished
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predict.Predictor, "predict", interrupted)
+        with pytest.raises(SystemExit):
+            run("predict", options=["--force"])
+    assert "done already" not in run("predict")
+
+
+@pytest.mark.parametrize(
+    ("path", "stage", "remedy"),
+    [
+        ("clips/curated/samples.npy", "train", "run preprocess again: curated clips"),
+        ("clips/test/features.npy", "predict", "run preprocess again: test clips"),
+        ("folds.csv", "train", "run preprocess again: fold table"),
+        ("models/v1mix/pretrained.weights.h5", "train", "run pretrain again: weights for v1mix"),
+        ("models/v1mix/fold1.weights.h5", "predict", "run train again: weights for v1mix fold 1"),
+        ("models/v1mix/fold0.scores.csv", "predict", "run train again: weights for v1mix fold 0"),
+        ("predictions/v1mix/test.csv", "ensemble", "run predict again: predictions of v1mix"),
+    ],
+)
+def test_damaged_files_are_named_with_the_remedy(finished, path, stage, remedy):
+    root, run = finished
+    file = root / "out" / path
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    file.write_bytes(content)
+    with pytest.raises(SystemExit) as caught:
+        run(stage)
+    assert remedy in str(caught.value)
+    assert f"{file} is damaged" in str(caught.value)
+
+
+def test_a_damaged_submission_is_written_again(finished):
+    root, run = finished
+    submission = root / "out" / "submission.csv"
+    whole = pd.read_csv(submission)
+    submission.write_text("fname\n")
+    assert "ensemble: made again" in run("ensemble")
+    written = pd.read_csv(submission)
+    np.testing.assert_allclose(
+        written.drop(columns="fname"), whole.drop(columns="fname"), atol=1e-5
+    )
+
+
+def test_a_damaged_stacker_is_trained_again_and_only_that_one(finished):
+    root, run = finished
+    submission = (root / "out" / "submission.csv").read_bytes()
+    weights = root / "out" / "stacker" / "fold1.weights.h5"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    said = run("ensemble")
+    assert f"stacker fold 1: made again, {weights} is damaged" in said
+    assert "stacker fold 0: done already" in said
+    assert (root / "out" / "submission.csv").read_bytes() == submission
+
+
+def test_a_stage_reads_the_clips_once_to_check_them(finished, monkeypatch):
+    root, run = finished
+    (root / "out" / "models" / "v1mix" / "fold1.json").unlink()
+    checked, original = [], provenance.size_and_checksum_of
+    monkeypatch.setattr(
+        provenance, "size_and_checksum_of", lambda path: checked.append(path) or original(path)
+    )
+    assert made(run("train")) == {"weights"}
+    assert checked.count(root / "out" / "clips" / "curated" / "samples.npy") == 1
+
+
+def test_records_say_what_a_result_came_from(finished):
+    root, _ = finished
+    record = json.loads((root / "out" / "models" / "v1mix" / "fold0.json").read_text())
+    assert record["from"]["settings"]["n_hop"] == 1000
+    assert record["from"]["settings"]["schedule"]["milestones"] == [1]
+    assert {
+        "classes",
+        "curated clips",
+        "curated labels",
+        "fold table",
+        "pretrained weights",
+    } <= set(record["from"])

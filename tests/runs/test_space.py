@@ -1,0 +1,236 @@
+"""Disk space: estimated before the work, and a full disk leaves a state to go on from."""
+
+import dataclasses
+import errno
+import math
+import os
+import subprocess
+import sys
+
+import keras
+import pandas as pd
+import pytest
+import tensorflow as tf
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+import config
+import storage
+from clips import store as clipstore
+from conftest import open_writer
+from fast import gpus
+from messages import PipelineError
+from runs import command_line, space
+from solution import models
+
+
+@pytest.mark.parametrize("name", config.EXPERIMENTS)
+def test_size_of_weights_is_estimated_well(name):
+    chosen = config.EXPERIMENTS[name]
+    actual = 4 * models.build_tagger(chosen, 80).count_params()
+    assert space.weights_bytes(chosen) == pytest.approx(actual, rel=0.1)
+
+
+@pytest.mark.parametrize("name", config.EXPERIMENTS)
+def test_work_of_a_network_is_estimated_well(name):
+    """Each convolution's kernel is multiplied at each of its output's positions."""
+    chosen = config.EXPERIMENTS[name]
+    actual = sum(
+        math.prod((*layer.kernel.shape, *layer.output.shape[1:3]))
+        for layer in models.build_tagger(chosen, 80).layers
+        if isinstance(layer, keras.layers.Conv2D)
+    )
+    assert models.multiply_adds(chosen) == pytest.approx(actual, rel=0.05)
+
+
+def test_size_of_a_store_is_estimated_well(clips, tmp_path):
+    clips.write_clips(tmp_path, "curated")
+    chosen = config.EXPERIMENTS["v1mix"]
+    files = [
+        command_line.dataset.ClipFile(tmp_path, name) for name in clips.tables["curated"].fname
+    ]
+    settings = clipstore.settings_of(chosen)
+    with open_writer(tmp_path / "store", settings) as writer:
+        for file in files:
+            writer.append(file.name, clipstore.prepare(file, settings))
+    actual = sum(path.stat().st_size for path in (tmp_path / "store").iterdir())
+    assert space.store_bytes(files, chosen) == pytest.approx(actual, rel=0.1)
+    assert space.store_bytes([], chosen) == 0
+
+
+@pytest.mark.parametrize(
+    ("profile", "name", "batch_size", "measured"),
+    [
+        ("published", "v1mix", 16, 2.30),
+        ("published", "v1mix", 32, 2.93),
+        ("published", "msc_1.0", 8, 1.81),
+        ("published", "msc_1.0", 24, 2.63),
+        ("published", "msc_2.0", 8, 2.99),
+        ("published", "msc_2.0", 32, 5.66),
+        ("small", "v1mix", 16, 1.24),
+        ("small", "msc_1.0", 16, 1.39),
+    ],
+)
+def test_memory_of_training_is_estimated_well(profile, name, batch_size, measured):
+    """Peak resident memory in GB of two training steps, measured on two CPU cores."""
+    (chosen,) = config.experiments(profile, [name])
+    chosen = dataclasses.replace(chosen, batch_size=batch_size)
+    assert space.training_memory(chosen) / 1e9 == pytest.approx(measured, rel=0.12)
+
+
+def test_too_little_memory_is_warned_of(arguments, tmp_path, run_stage, monkeypatch, capsys):
+    monkeypatch.setattr(space, "memory_of_machine", lambda: 1e9)
+    warning = "GB of memory, and this machine has 1.0 GB: take --profile small"
+    for gpu in ("", "0"):  # which has memory of its own
+        monkeypatch.setenv(gpus.VISIBLE, gpu)
+        run_stage("preprocess", *arguments, tmp_path / "out")
+        assert (warning in capsys.readouterr().err) == (gpu == "")
+
+
+def test_too_little_space_is_said_before_the_work(tmp_path):
+    space.require(tmp_path, 1)
+    with pytest.raises(PipelineError, match=r"has [\d.]+ GB .* left and this run will take about"):
+        space.require(tmp_path, 1e18)
+
+
+@pytest.fixture
+def arguments(clips, tmp_path, tiny_profile):
+    clips.write(tmp_path / "in")
+    return ["--input", tmp_path / "in", "--profile", tiny_profile, "--output"]
+
+
+def test_preprocessing_asks_for_space_first(arguments, tmp_path, run_stage, monkeypatch):
+    monkeypatch.setattr(space, "RESERVE", 1e18)
+    with pytest.raises(SystemExit, match="error: .* of disk space left"):
+        run_stage("preprocess", *arguments, tmp_path / "out")
+    assert not (tmp_path / "out" / "clips").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 2 TiB"),
+        tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory"),  # JAX's
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+    ],
+)
+def test_too_little_memory_is_one_line(error):
+    with (
+        pytest.raises(SystemExit, match="error: there is not enough memory: end .*; go on"),
+        command_line.errors_in_one_line("go on"),
+    ):
+        raise error
+
+
+@pytest.mark.parametrize("victim", ["folds.csv", "clips.csv", "store.json"])
+def test_a_full_disk_ends_with_one_line_and_the_same_command_goes_on(
+    arguments, tmp_path, run_stage, monkeypatch, victim
+):
+    original = os.fsync
+
+    def full(descriptor):
+        if victim in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.os, "fsync", full)
+        with pytest.raises(SystemExit, match="error: No space left on device.* goes on from here"):
+            run_stage("preprocess", *arguments, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob(".part-*"))
+    run_stage("preprocess", *arguments, tmp_path / "out")
+    run_stage("preprocess", *arguments, tmp_path / "other")
+    for name in clipstore.STORE_FILES:
+        path = f"clips/curated/{name}"
+        assert (tmp_path / "out" / path).read_bytes() == (tmp_path / "other" / path).read_bytes()
+
+
+def test_a_killed_process_ends_with_one_line_and_the_same_command_goes_on(
+    arguments, tmp_path, run_stage, monkeypatch
+):
+    original, killed = clipstore.prepare_all, []
+
+    def dying(files, settings):
+        for number, clip in enumerate(original(files, settings)):
+            if number == 5 and not killed:
+                killed.append(clip)
+                raise TerminatedWorkerError("killed")
+            yield clip
+
+    monkeypatch.setattr(clipstore, "prepare_all", dying)
+    with pytest.raises(SystemExit, match="error: the system killed .* goes on from here"):
+        run_stage("preprocess", *arguments, tmp_path / "out")
+    run_stage("preprocess", *arguments, tmp_path / "out")
+    assert len(pd.read_csv(tmp_path / "out" / "clips" / "curated" / "clips.csv")) == 12
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of any size, such as "300k", in the folder `disk`; called again, it has another."""
+    disk, again = tmp_path / "disk", []
+
+    def resize(size: str):
+        disk.mkdir(exist_ok=True)
+        options = f"{'remount,' * len(again)}size={size}"
+        mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
+        if subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("mounting a small disk is not allowed here")
+        again[:] = [True]
+
+    yield resize
+    if again:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_really_is_full(arguments, tmp_path, run_stage, monkeypatch, small_disk):
+    small_disk("300k")
+    disk = tmp_path / "disk"
+    monkeypatch.setattr(space, "require", lambda *_: None)
+    with pytest.raises(SystemExit, match="error: No space left on device"):
+        run_stage("preprocess", *arguments, disk)
+    small_disk("50m")
+    run_stage("preprocess", *arguments, disk)
+    assert len(pd.read_csv(disk / "clips" / "curated" / "clips.csv")) == 12
+
+
+WRITING = """
+import sys
+from pathlib import Path
+import command_line, keras, numpy
+from runs.resume import Kept, TrainingState
+
+model = keras.Sequential([keras.Input((100,)), keras.layers.Dense(500)])
+model.compile("sgd", "mse")
+kept = Kept(0, 0.0, model.get_weights(), numpy.zeros((1, 1)))
+with command_line.errors_in_one_line("go on"):
+    TrainingState(model).write_weights(Path(sys.argv[1]), kept)
+"""
+
+
+@pytest.mark.parametrize("size", ["40k", "140k", "240k"])  # of 200 kB at least
+def test_weights_on_a_disk_that_is_full(tmp_path, small_disk, size):
+    small_disk(size)
+    done = subprocess.run(
+        [sys.executable, "-c", WRITING, str(tmp_path / "disk" / "fold0.weights.h5")],
+        env={**os.environ, "PYTHONPATH": os.path.dirname(config.__file__)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == "error: No space left on device; mend that, and go on\n"
+    assert done.returncode == 1
+    assert not list((tmp_path / "disk").iterdir())
+
+
+def test_an_output_folder_that_cannot_be_written(arguments, tmp_path, run_stage):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match="error: "):
+        run_stage("preprocess", *arguments, tmp_path / "file")
+
+
+def test_two_runs_on_one_folder(arguments, tmp_path, run_stage):
+    with (
+        command_line.locked(storage.OutputFolder(tmp_path / "out")),
+        pytest.raises(SystemExit, match=f"out is in use by process {os.getpid()} on .*, since"),
+    ):
+        run_stage("preprocess", *arguments, tmp_path / "out")
+    run_stage("preprocess", *arguments, tmp_path / "out")

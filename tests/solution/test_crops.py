@@ -1,0 +1,188 @@
+"""Crops, paddings, smoothing and mixup, against the formulas of the specification."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clips import store as clipstore
+from config import Config, Schedule
+from conftest import open_writer
+from solution import crops as batches
+from solution.crops import Examples
+
+CROP = 1000
+CONFIG = Config(crop_samples=CROP, n_hop=100, batch_size=4, label_smoothing=0.0)
+SCHEDULE = Schedule(10, milestones=(3, 6), mixup_prob=1.0)
+SIZES = [300, 999, 1000, 1001, 2500]
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Clip i holds the samples i * 5000 + 1, + 2, ... in units of 1 / 32768."""
+    clips = []
+    for i, n in enumerate(SIZES):
+        samples = (np.arange(1, n + 1) + 5000 * i).astype(np.int16)
+        decibels = np.random.default_rng(i).uniform(-90, 0, (-(-n // 100), 64))
+        features = np.full((128, 12), i, np.float32)
+        clips.append(
+            clipstore.PreparedClip(samples, 1 / 32768, decibels.astype(np.float16), features)
+        )
+    with open_writer(tmp_path, clipstore.settings_of(CONFIG)) as writer:
+        for n, clip in zip(SIZES, clips, strict=True):
+            writer.append(f"{n}.wav", clip)
+    return clipstore.ClipStore(tmp_path)
+
+
+@pytest.fixture
+def examples(store):
+    return Examples(store, np.arange(len(SIZES)), np.eye(len(SIZES), dtype=np.int8))
+
+
+class TestStarts:
+    @given(st.integers(1, 3000), st.integers(0, 2**32))
+    def test_random_starts_keep_the_clip_or_the_crop_whole(self, n, seed):
+        start = batches.random_start(n, CROP, np.random.default_rng(seed))
+        if n > CROP:
+            assert 0 <= start < n - CROP
+        elif n < CROP:
+            assert 0 <= -start < CROP - n
+        else:
+            assert start == 0
+
+    @pytest.mark.parametrize("n", [CROP - 4, CROP + 4])
+    def test_random_starts_are_uniform(self, n):
+        rng = np.random.default_rng(0)
+        starts = [abs(batches.random_start(n, CROP, rng)) for _ in range(4000)]
+        counts = np.bincount(starts, minlength=4)
+        assert len(counts) == 4
+        assert (np.abs(counts - 1000) < 150).all()
+
+
+def test_label_smoothing():
+    smoothed = batches.smooth_labels(np.array([[0, 1]]), 0.01)
+    np.testing.assert_allclose(smoothed, [[0.01, 0.99]])
+
+
+def test_an_epoch_has_every_example_once_whole_batches_first(examples):
+    chosen = dataclasses.replace(examples, clips=np.array([0, 2, 3, 4]))
+    config = dataclasses.replace(CONFIG, batch_size=3)
+    rng = np.random.default_rng(0)
+    epoch = list(batches.training_batches(chosen, config, SCHEDULE, 5, rng))
+    assert [len(labels) for _, labels in epoch] == [3, 1]
+    assert sorted(np.concatenate([y for _, y in epoch]).argmax(axis=1)) == [0, 2, 3, 4]
+    for inputs, labels in epoch:
+        clip = labels.argmax(axis=1)
+        assert inputs["audio"].shape == (len(labels), CROP)
+        np.testing.assert_array_equal(inputs["global_feat"][:, 0, 0], clip)
+        # Every sample is of the clip that the labels name.
+        loud = inputs["audio"].max(axis=1) * 32768
+        np.testing.assert_array_equal((loud - 1) // 5000, clip)
+
+
+def test_labels_of_an_epoch_are_smoothed(examples):
+    config, rng = dataclasses.replace(CONFIG, label_smoothing=0.1), np.random.default_rng(0)
+    for _, labels in batches.training_batches(examples, config, SCHEDULE, 5, rng):
+        np.testing.assert_allclose(
+            np.sort(labels, axis=1)[:, [0, -2, -1]], [[0.1, 0.1, 0.9]] * len(labels)
+        )
+
+
+def test_each_epoch_has_an_order_of_its_own(examples):
+    rng = np.random.default_rng(0)
+    orders = {
+        tuple(np.concatenate([y for _, y in epoch]).argmax(axis=1))
+        for epoch in (batches.training_batches(examples, CONFIG, SCHEDULE, 5, rng) for _ in "abcde")
+    }
+    assert len(orders) > 2
+
+
+class TestMixup:
+    sound = np.arange(12, dtype=np.float32).reshape(4, 3)
+    labels = np.eye(4, dtype=np.float32)
+
+    def test_mixes_sound_and_labels_by_the_same_permutation_at_a_fixed_rate(self):
+        mixed, labels = batches.mixup(self.sound, self.labels, CONFIG, np.random.default_rng(2))
+        other = np.random.default_rng(2).permutation(4)
+        assert not np.array_equal(other, np.arange(4))
+        np.testing.assert_allclose(mixed, 0.7 * self.sound + 0.3 * self.sound[other])
+        np.testing.assert_allclose(labels, 0.7 * self.labels + 0.3 * self.labels[other])
+
+    def test_adds_powers_of_log_mels(self):
+        config = dataclasses.replace(CONFIG, frontend="logmel")
+        decibels = np.random.default_rng(0).uniform(-80, 0, (4, 5, 6))
+        mixed, _ = batches.mixup(decibels, self.labels, config, np.random.default_rng(1))
+        other = np.random.default_rng(1).permutation(4)
+        expected = 0.49 * 10 ** (decibels / 10) + 0.09 * 10 ** (decibels[other] / 10)
+        np.testing.assert_allclose(10 ** (mixed / 10), expected)
+
+    def mixed_share(self, examples, epoch, probability):
+        schedule = dataclasses.replace(SCHEDULE, mixup_prob=probability)
+        rng = np.random.default_rng(0)
+        mixed = [
+            ((labels > 0).sum(axis=1) > 1).any()
+            for _ in range(150)
+            for _, labels in batches.training_batches(examples, CONFIG, schedule, epoch, rng)
+            if len(labels) == 4
+        ]
+        return np.mean(mixed)
+
+    def test_before_the_first_milestone_only(self, examples):
+        assert self.mixed_share(examples, epoch=2, probability=1.0) > 0.9
+        assert self.mixed_share(examples, epoch=3, probability=1.0) == 0
+
+    def test_with_the_given_probability(self, examples):
+        assert self.mixed_share(examples, epoch=0, probability=0.6) == pytest.approx(0.6, abs=0.12)
+
+    def test_leaves_global_features_and_length_alone(self, examples):
+        rng = np.random.default_rng(0)
+        for inputs, labels in batches.training_batches(examples, CONFIG, SCHEDULE, 0, rng):
+            clip = labels.argmax(axis=1)  # the one of weight 0.7
+            np.testing.assert_array_equal(inputs["global_feat"][:, 0, 0], clip)
+            expected = np.array(SIZES)[clip, None] / 441_000
+            np.testing.assert_allclose(inputs["length"], expected, rtol=1e-6)
+
+
+def test_log_mel_inputs_are_normalised_after_the_crop(examples):
+    config = dataclasses.replace(CONFIG, frontend="logmel")
+    rng = np.random.default_rng(0)
+    for inputs, _ in batches.training_batches(examples, config, SCHEDULE, 5, rng):
+        decibels = inputs["audio"]  # (batch, frames, n_mels)
+        assert decibels.shape[1:] == (10, 64)
+        assert decibels.dtype == np.float32
+        np.testing.assert_array_equal(decibels.max(axis=(1, 2)), 0)
+        assert decibels.min() >= -80
+
+
+def test_each_epoch_has_its_own_reproducible_chance():
+    draws = {
+        (part, epoch): batches.random_generator(CONFIG, part, epoch).integers(2**62)
+        for part in ("fold0", "fold1")
+        for epoch in (0, 1)
+    }
+    for other in ({"seed": 7}, {"name": "se"}):
+        generator = batches.random_generator(dataclasses.replace(CONFIG, **other), "fold1", 1)
+        draws[str(other)] = generator.integers(2**62)
+    assert len(set(draws.values())) == 6
+    assert draws["fold1", 1] == batches.random_generator(CONFIG, "fold1", 1).integers(2**62)
+
+
+def test_clips_come_with_their_own_length_and_features(examples):
+    rng, store = np.random.default_rng(0), examples.store
+    for inputs, labels in batches.training_batches(examples, CONFIG, SCHEDULE, 5, rng):
+        clips = labels.argmax(axis=1)
+        np.testing.assert_array_equal(inputs["length"][:, 0], store.lengths[clips])
+        np.testing.assert_array_equal(inputs["global_feat"], store.features[clips])
+
+
+def test_prefetching_keeps_order_and_passes_errors_on():
+    assert list(batches.prefetch(range(1, 6))) == [1, 2, 3, 4, 5]
+
+    def failing():
+        yield 1
+        raise OSError("disk gone")
+
+    with pytest.raises(OSError, match="disk gone"):
+        list(batches.prefetch(failing()))
