@@ -5,7 +5,6 @@ import numpy as np
 PERCENTILES = (0, 1, 25, 30, 50, 60, 75, 99, 100)
 N_FEATURES = 3 + len(PERCENTILES)
 NUM_STEPS = 128
-BLOCK_SAMPLES = 1 << 19  # of windows worked on at once: some 10 MB, or one window of any length
 
 
 def global_features(waveform: np.ndarray, num_steps: int = NUM_STEPS) -> np.ndarray:
@@ -34,9 +33,7 @@ def global_features(waveform: np.ndarray, num_steps: int = NUM_STEPS) -> np.ndar
 
     Notes
     -----
-    A window's second half is the next one's first half. So each half is summed and sorted once,
-    and the percentiles are found in pairs of sorted halves: the values of `np.percentile`, in a
-    fraction of the time. Source of the features: the published solution's preprocessing.
+    Source of the features: the published solution's preprocessing.
     """
     waveform = np.asarray(waveform)
     if waveform.ndim != 1:
@@ -45,122 +42,20 @@ def global_features(waveform: np.ndarray, num_steps: int = NUM_STEPS) -> np.ndar
     if len(waveform) < num_steps:
         waveform = np.pad(waveform, (0, num_steps - len(waveform)))
     stride = len(waveform) / num_steps
-    centre = np.arange(num_steps) * stride
-    start = np.maximum((centre - stride / 2).astype(int), 0)
-    stop = np.minimum((centre + 1.5 * stride).astype(int), len(waveform))
-    middle = np.append(start[1:], stop[-1])
-    at_once = max(1, int(BLOCK_SAMPLES // stride))
-    blocks = [slice(first, first + at_once) for first in range(0, num_steps, at_once)]
-    return np.concatenate(
-        [_features_of_windows(waveform, start[i], middle[i], stop[i]) for i in blocks]
-    )
-
-
-def _features_of_windows(waveform, start, middle, stop) -> np.ndarray:
-    """Features of the windows `waveform[start:stop]`: float32 (windows, 12).
-
-    Each window is taken in two halves, before and from `middle` on; start, middle and stop are
-    int (windows,). Halves that several windows share are worked on once.
-    """
-    # One number for both bounds: np.unique is slow with rows.
-    bounds = np.concatenate([start, middle]) * (len(waveform) + 1) + np.concatenate([middle, stop])
-    bounds, half_of = np.unique(bounds, return_inverse=True)
-    left, right = half_of.reshape(2, -1)  # (windows,) each
-    bounds = np.stack(np.divmod(bounds, len(waveform) + 1), axis=1)  # (halves, 2)
-    size, mean, squares, ordered = _statistics_of_halves(waveform, bounds)
-
-    n = size[left] + size[right]  # (windows,)
-    mean_of_both = (size[left] * mean[left] + size[right] * mean[right]) / n
-    between = size[left] * size[right] / n * (mean[left] - mean[right]) ** 2
-    variance = (squares[left] + squares[right] + between) / n
-
-    percentiles = _percentiles(ordered, size, left, right)  # (windows, 9)
-    features = np.empty((len(start), N_FEATURES), np.float32)
-    features[:, 0] = mean_of_both
-    features[:, 1] = np.sqrt(variance)
-    features[:, 2] = percentiles[:, -1] - percentiles[:, 0]
-    features[:, 3:] = percentiles
+    features = np.empty((num_steps, N_FEATURES), np.float32)
+    for step, row in enumerate(features):
+        i = step * stride
+        window = np.sort(waveform[max(0, int(i - stride / 2)) : int(i + 1.5 * stride)])
+        row[:2] = window.mean(dtype=np.float64), window.std(dtype=np.float64)
+        row[2] = window[-1] - window[0]
+        row[3:] = _percentiles(window)
     return features
 
 
-def _statistics_of_halves(waveform: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, ...]:
-    """What the features need to know of each half window.
-
-    Parameters
-    ----------
-    waveform : float (samples,)
-    bounds : int (halves, 2)
-        First sample, and the one after the last.
-
-    Returns
-    -------
-    size : int (halves,)
-    mean, squares : float64 (halves,)
-        Mean, and sum of the squared deviations from it.
-    ordered : as waveform (halves, longest + 2)
-        The samples in ascending order, then infinities, which the search for percentiles meets.
-    """
-    size = bounds[:, 1] - bounds[:, 0]
-    mean, squares = np.zeros(len(size)), np.zeros(len(size))
-    ordered = np.empty((len(size), size.max() + 2), waveform.dtype)
-    # One by one: a half stays in the processor's cache from its copy to its sorting.
-    for row, (first, stop) in enumerate(bounds.tolist()):
-        samples = ordered[row, : stop - first]
-        samples[:] = waveform[first:stop]
-        ordered[row, stop - first :] = np.inf
-        deviations = samples.astype(np.float64)
-        mean[row] = deviations.sum() / max(stop - first, 1)
-        deviations -= mean[row]
-        squares[row] = deviations @ deviations
-        samples.sort()
-    return size, mean, squares, ordered
-
-
-def _percentiles(ordered, size, left, right) -> np.ndarray:
-    """PERCENTILES of windows that are two sorted halves each, with the bits of `np.percentile`.
-
-    Parameters
-    ----------
-    ordered : float (halves, longest + 2)
-    size : int (halves,)
-        As `_statistics_of_halves` gives.
-    left, right : int (windows,)
-        Which halves a window consists of.
-
-    Returns
-    -------
-    float64 (windows, 9)
-    """
-    n_left, n_right = size[left, None], size[right, None]  # (windows, 1)
-    last = n_left + n_right - 1
-    position = np.asarray(PERCENTILES) / 100 * last  # (windows, 9)
+def _percentiles(ordered: np.ndarray) -> np.ndarray:
+    """PERCENTILES of ascending samples, to the bit of `np.percentile`, which would sort anew."""
+    position = np.asarray(PERCENTILES) / 100 * (len(ordered) - 1)
     rank = position.astype(int)
-    left, right = (half[:, None] * ordered.shape[1] for half in (left, right))  # where they begin
-    ordered = ordered.ravel()
-    fewest, most = np.maximum(rank - n_right, 0), np.minimum(rank, n_left)
-    i = _count_in_left(ordered, left, right, rank, fewest, most)
-    j = rank - i
-    in_left, in_right = ordered.take(left + i), ordered.take(right + j)
-    low = np.minimum(in_left, in_right)
-    is_left = in_left < in_right
-    high = np.minimum(ordered.take(left + i + is_left), ordered.take(right + j + ~is_left))
-    high = np.where(rank < last, high, low)
+    low, high = ordered[rank], ordered[np.minimum(rank + 1, len(ordered) - 1)]
     difference, weight = high - low, position - rank
     return np.where(weight < 0.5, low + difference * weight, high - difference * (1 - weight))
-
-
-def _count_in_left(ordered, left, right, rank, fewest, most) -> np.ndarray:
-    """How many of each window's `rank` smallest samples are in its left half: int, as `rank`.
-
-    Bisection between `fewest` and `most`, in all windows at once: it is the smallest i for which
-    the left half's sample i is not below the right half's sample rank - i - 1.
-
-    left, right : where the halves begin in `ordered`
-    """
-    while (fewest < most).any():
-        middle = (fewest + most) // 2
-        more = ordered.take(left + middle) < ordered.take(right + (rank - 1) - middle)
-        more &= fewest < most  # where they have met, an index may lie outside its half
-        fewest = np.where(more, middle + 1, fewest)
-        most = np.where(more, most, middle)
-    return fewest
