@@ -22,7 +22,6 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -31,7 +30,6 @@ import messages
 
 BLOCK_BYTES = 1 << 22
 SECONDS_BETWEEN = 10  # of what is not saved after every epoch or batch of clips
-HEAD_BYTES = 128  # a .npy file's header, for any array that is stored here
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # of some network disks
 
 
@@ -134,33 +132,20 @@ def write_json(path: Path, record: dict) -> None:
         part.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def size_and_checksum_of(path: Path) -> list:
-    """Size, and CRC-32 of all bytes, of which the first 128 come last.
+def size_and_checksum(path: Path, n_bytes: int | None = None) -> list:
+    """Size and CRC-32 of a file, or of its first `n_bytes`: [size, 8 hexadecimal digits].
 
-    Those of a .npy file change whenever rows are appended. So this checksum can be known of a file
-    that has just been written, however large, without reading it again (`Appender`).
+    The size is that of what there is, if the file is shorter.
     """
-    with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
-        size, checksum = size_and_checksum(file, path.stat().st_size - len(head))
-    return with_head(head, size, checksum)
-
-
-def with_head(head: bytes, size: int, checksum: int) -> list:
-    """What `size_and_checksum_of` gives, from the head, and size and CRC-32 of what follows."""
-    return [len(head) + size, f"{zlib.crc32(head, checksum):08x}"]
-
-
-def size_and_checksum(file: BinaryIO, n_bytes: int) -> tuple[int, int]:
-    """How many of the next `n_bytes` there are, and their CRC-32; ends behind them."""
     checksum, size = 0, 0
+    n_bytes = path.stat().st_size if n_bytes is None else n_bytes
     # Clip stores are large: whoever waits for seconds sees what for.
-    label = f"checking {Path(file.name).name}"
-    with messages.progress_bar(label, n_bytes, "B", unit_scale=True, delay=2) as bar:
+    bar = messages.progress_bar(f"checking {path.name}", n_bytes, "B", unit_scale=True, delay=2)
+    with path.open("rb") as file, bar:
         while block := file.read(min(BLOCK_BYTES, n_bytes - size)):
             checksum, size = zlib.crc32(block, checksum), size + len(block)
             bar.update(len(block))
-    return size, checksum
+    return [size, f"{checksum:08x}"]
 
 
 class Checkpoint:
@@ -211,7 +196,7 @@ class Checkpoint:
 
 
 class Rows:
-    """The rows of an array in a .npy file, read when they are asked for.
+    """The rows of an array in a raw file (C order, no header), read when they are asked for.
 
     Not mapped: what is read of a mapped file counts as this process's memory until another needs
     it, so that it would seem to grow with the number of clips.
@@ -219,14 +204,20 @@ class Rows:
     Attributes
     ----------
     shape : tuple of int
+
+    Raises
+    ------
+    ValueError
+        If the file, or what is asked for, does not consist of whole rows.
     """
 
-    def __init__(self, path: Path):
-        self._file = path.open("rb", buffering=0)
-        np.lib.format.read_magic(self._file)
-        self.shape, _, self._dtype = np.lib.format.read_array_header_1_0(self._file)
-        self._first_byte = self._file.tell()
-        self._row_bytes = self._dtype.itemsize * math.prod(self.shape[1:])
+    def __init__(self, path: Path, dtype: type, row_shape: tuple[int, ...] = ()):
+        self._path, self._dtype = path, np.dtype(dtype)
+        self._row_items = math.prod(row_shape)
+        size, row_bytes = path.stat().st_size, self._row_items * self._dtype.itemsize
+        if size % row_bytes:
+            raise ValueError(f"{path}: expected rows of {row_bytes} bytes, got {size} bytes")
+        self.shape = (size // row_bytes, *row_shape)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -236,49 +227,52 @@ class Rows:
         if isinstance(index, slice):
             return self._read(*index.indices(len(self))[:2])
         index = np.asarray(index)
-        rows = np.empty((index.size, *self.shape[1:]), self._dtype)
-        for row, i in zip(rows, index.ravel(), strict=True):
-            row[...] = self._read(int(i), int(i) + 1)[0]
-        return rows.reshape(*index.shape, *self.shape[1:])
+        rows = [self._read(i, i + 1) for i in index.ravel().tolist()]
+        return np.array(rows, self._dtype).reshape(*index.shape, *self.shape[1:])
 
     def _read(self, first: int, last: int) -> np.ndarray:
         n_rows = max(last - first, 0)
-        offset = self._first_byte + first * self._row_bytes
-        content = os.pread(self._file.fileno(), n_rows * self._row_bytes, offset)
-        return np.frombuffer(content, self._dtype).reshape(n_rows, *self.shape[1:])
+        offset = first * self._row_items * self._dtype.itemsize
+        items = np.fromfile(self._path, self._dtype, n_rows * self._row_items, offset=offset)
+        return items.reshape(n_rows, *self.shape[1:])
 
 
 class Appender:
-    """Appends along the first axis of a .npy file, from row `n_rows` on; later rows are cut off.
+    """Appends rows to a raw file, from row `n_rows` on; later rows are cut off.
 
-    Raises ValueError unless the rows before have the given checksum (CRC-32).
+    `len` is the number of rows. Raises ValueError unless the rows before have the given checksum
+    (CRC-32).
     """
 
-    def __init__(self, path: Path, dtype: type, row_shape: tuple, n_rows: int, checksum: int):
-        self._dtype, self._row_shape, self._n_rows = np.dtype(dtype), row_shape, n_rows
-        self._path = path
-        self._file = path.open("r+b" if n_rows else "w+b")
-        self._write_header()
-        n_bytes = self._n_bytes()
+    def __init__(
+        self,
+        path: Path,
+        dtype: type,
+        row_shape: tuple[int, ...] = (),
+        n_rows: int = 0,
+        checksum: int = 0,
+    ):
+        self._path, self._dtype, self._n_rows = path, np.dtype(dtype), n_rows
+        self._row_bytes = self._dtype.itemsize * math.prod(row_shape)
         self._checksum = checksum
-        if size_and_checksum(self._file, n_bytes) != (n_bytes, checksum):
+        if n_rows and size_and_checksum(path, self._n_bytes()) != self.written()[path]:
             raise ValueError(f"{path} is damaged")
-        self._file.truncate()
+        self._file = path.open("ab")
+        self._file.truncate(self._n_bytes())
+
+    def __len__(self) -> int:
+        return self._n_rows
 
     def append(self, rows: np.ndarray) -> int:
         """Returns the index of the first appended row."""
-        first = self._n_rows
-        content = np.ascontiguousarray(rows, self._dtype).tobytes()
-        self._file.write(content)
-        self._checksum = zlib.crc32(content, self._checksum)
+        first, rows = self._n_rows, np.ascontiguousarray(rows, self._dtype)
+        self._file.write(rows)
+        self._checksum = zlib.crc32(rows, self._checksum)
         self._n_rows += len(rows)
         return first
 
     def commit(self) -> int:
-        """Bring the header up to date, and everything onto the disk; returns the checksum."""
-        end = self._file.tell()
-        self._write_header()
-        self._file.seek(end)
+        """Bring everything onto the disk; returns the checksum."""
         self._file.flush()
         os.fsync(self._file.fileno())
         return self._checksum
@@ -287,21 +281,32 @@ class Appender:
         self._file.close()
 
     def written(self) -> dict[Path, list]:
-        """The file as it was last committed, and what `size_and_checksum_of` gives for it."""
-        with self._path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
-        return {self._path: with_head(head, self._n_bytes(), self._checksum)}
+        """The file, and what `size_and_checksum` gives for it once all is committed."""
+        return {self._path: [self._n_bytes(), f"{self._checksum:08x}"]}
 
     def _n_bytes(self) -> int:
-        """Of all rows."""
-        return self._n_rows * self._dtype.itemsize * math.prod(self._row_shape)
+        return self._n_rows * self._row_bytes
 
-    def _write_header(self) -> None:
-        header = {
-            "descr": np.lib.format.dtype_to_descr(self._dtype),
-            "fortran_order": False,
-            "shape": (self._n_rows, *self._row_shape),
-        }
-        self._file.seek(0)
-        # NumPy leaves room for the first axis to grow, so that the header keeps its size.
-        np.lib.format.write_array_header_1_0(self._file, header)
+
+def open_appenders(
+    layout: dict[Path, tuple[type, tuple[int, ...]]], checkpoint: Checkpoint
+) -> tuple[list[Appender], dict[str, np.ndarray]]:
+    """Appenders that go on after what `commit` saved, and what it saved beside; else from nothing.
+
+    layout : the files, and their dtypes and shapes of rows
+    """
+    saved = checkpoint.load()
+    if saved:
+        try:
+            files = zip(layout.items(), saved.pop("progress").tolist(), strict=True)
+            return [Appender(path, *kind, *progress) for (path, kind), progress in files], saved
+        except (OSError, ValueError) as error:
+            print(f"warning: {error}: starting again")
+    checkpoint.remove()  # of another source, perhaps
+    return [Appender(path, *kind) for path, kind in layout.items()], {}
+
+
+def commit(appenders: list[Appender], checkpoint: Checkpoint, **arrays: np.ndarray) -> None:
+    """First the files, then the checkpoint: it never speaks of rows that are not on the disk."""
+    progress = [[len(appender), appender.commit()] for appender in appenders]
+    checkpoint.save({"progress": np.array(progress, np.int64), **arrays})

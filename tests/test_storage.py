@@ -6,33 +6,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import storage
-from storage import size_and_checksum_of
+from storage import size_and_checksum
 
 ARRAY = np.random.default_rng(0).normal(size=(12, 3, 2)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    path = tmp_path_factory.mktemp("npy") / "a.npy"
-    appender = storage.Appender(path, np.float32, (3, 2), 0, 0)
+    path = tmp_path_factory.mktemp("raw") / "a.f32"
+    appender = storage.Appender(path, np.float32, (3, 2))
     assert [appender.append(ARRAY[:5]), appender.append(ARRAY[5:])] == [0, 5]
     appender.commit()
     appender.close()
-    assert appender.written() == {path: size_and_checksum_of(path)}
-    np.testing.assert_array_equal(np.load(path), ARRAY)
-    return storage.Rows(path)
+    assert appender.written() == {path: size_and_checksum(path)}
+    np.testing.assert_array_equal(np.fromfile(path, np.float32), ARRAY.ravel())
+    return storage.Rows(path, np.float32, (3, 2))
 
 
 @given(st.binary(min_size=1, max_size=300), st.integers(0))
 def test_every_byte_counts_in_a_checksum(tmp_path_factory, content, bit):
     path = tmp_path_factory.mktemp("checksum") / "file"
     path.write_bytes(content)
-    size, checksum = size_and_checksum_of(path)
+    size, checksum = size_and_checksum(path)
     assert size == len(content)
     bit %= 8 * len(content)
     flipped = int.from_bytes(content, "big") ^ (1 << bit)
     path.write_bytes(flipped.to_bytes(len(content), "big"))
-    assert size_and_checksum_of(path) != [size, checksum]
+    assert size_and_checksum(path) != [size, checksum]
 
 
 @given(st.slices(12).filter(lambda s: s.step in (None, 1)))
@@ -47,25 +47,48 @@ def test_chosen_rows_in_their_order(rows, chosen):
     assert rows[index].dtype == np.float32
 
 
+def test_what_is_not_there_is_not_read(rows):
+    with pytest.raises(ValueError, match="reshape"):
+        rows[np.array([12])]
+
+
 def test_rows_behind_those_to_go_on_from_are_cut_off(tmp_path):
-    path = tmp_path / "a.npy"
-    appender = storage.Appender(path, np.int16, (), 0, 0)
+    path = tmp_path / "a.i16"
+    appender = storage.Appender(path, np.int16)
     appender.append(np.arange(3))
     checksum = appender.commit()
     appender.append(np.arange(100))
     appender.commit()
     appender.close()
     again = storage.Appender(path, np.int16, (), 3, checksum)
-    again.append(np.array([7]))
+    assert again.append(np.array([7])) == 3
     again.commit()
+    np.testing.assert_array_equal(np.fromfile(path, np.int16), [0, 1, 2, 7])
+    assert again.written() == {path: size_and_checksum(path)}
     again.close()
-    np.testing.assert_array_equal(np.load(path), [0, 1, 2, 7])
-    np.save(tmp_path / "b.npy", np.load(path))
-    assert path.stat().st_size == (tmp_path / "b.npy").stat().st_size
-    assert again.written() == {path: size_and_checksum_of(path)}
+
+
+@pytest.mark.parametrize(("n_rows", "flip"), [(3, 1), (4, 0)])
+def test_rows_that_are_not_those_written_are_not_gone_on_from(tmp_path, n_rows, flip):
+    path = tmp_path / "a.i16"
+    appender = storage.Appender(path, np.int16)
+    appender.append(np.arange(3))
+    checksum = appender.commit() ^ flip
+    appender.close()
+    with pytest.raises(ValueError, match="a.i16 is damaged"):
+        storage.Appender(path, np.int16, (), n_rows, checksum)
+    assert path.stat().st_size == 6
 
 
 def test_an_empty_array_has_no_rows(tmp_path):
-    storage.Appender(tmp_path / "a.npy", np.int16, (4,), 0, 0).close()
-    rows = storage.Rows(tmp_path / "a.npy")
+    appender = storage.Appender(tmp_path / "a.i16", np.int16, (4,))
+    assert appender.append(np.empty((0, 4))) == 0
+    appender.close()
+    rows = storage.Rows(tmp_path / "a.i16", np.int16, (4,))
     assert (len(rows), rows.shape, rows[:].shape) == (0, (0, 4), (0, 4))
+
+
+def test_a_file_that_ends_within_a_row_is_not_read(tmp_path):
+    (tmp_path / "a.i16").write_bytes(bytes(12))
+    with pytest.raises(ValueError, match="a.i16: expected rows of 8 bytes, got 12 bytes"):
+        storage.Rows(tmp_path / "a.i16", np.int16, (4,))

@@ -1,17 +1,19 @@
 """The clip store: what preprocess.py made of one split, in flat arrays.
 
-    samples.npy   int16 (all samples,)            trimmed clips, one after the other
-    logmel.npy    float16 (all frames, mel bands) their log-mels, dB, not normalised
-    features.npy  float32 (clips, 128, 12)        global features of the untrimmed clips
+    samples.i16   int16 (all samples,)            trimmed clips, one after the other
+    logmel.f16    float16 (all frames, mel bands) their log-mels, dB, not normalised
+    features.f32  float32 (clips, 128, 12)        global features of the untrimmed clips
     clips.csv     one row per clip: fname, where its samples and frames start, how many there are,
                   its length, the scale of its samples, and why it could not be read, if so
-    store.json    what it was made from (`provenance`); written last, so without it nothing is whole
+    store.json    what it was made from (`runs`); written last, so without it nothing is whole
 
-Memory does not grow with the number of clips: the writer appends, and each crop is read by itself.
-A few clips can be held in memory instead (`in_memory`).
+The arrays are raw: rows in C order, without a header, as `np.fromfile` reads them. Memory does not
+grow with the number of clips: the writer appends, and each crop is read by itself. A few clips can
+be held in memory instead (`in_memory`).
 """
 
 import collections
+import csv
 import io
 import warnings
 from collections.abc import Iterator
@@ -38,7 +40,9 @@ CLIPS_IN_ROUND = 64
 ROUNDS_AT_ONCE = 2  # so many rounds of clips at most wait in memory to be written
 CLIPS_AT_ONCE = 2  # a process is sent so many together
 RECORD = "store.json"
-STORE_FILES = ("samples.npy", "logmel.npy", "features.npy", "clips.csv")
+TABLE = "clips.csv"
+ARRAYS = ("samples.i16", "logmel.f16", "features.f32")
+STORE_FILES = (*ARRAYS, TABLE)
 CSV_TYPES = {
     "dtype": {"fname": str, "fault": str},
     "keep_default_na": False,
@@ -136,6 +140,16 @@ def silence(settings: dict, fault: str) -> PreparedClip:
     return PreparedClip(nothing[0], audio.INT16_SCALE, nothing[1], features, fault)
 
 
+def array_layout(folder: Path, settings: dict) -> dict[Path, tuple[type, tuple[int, ...]]]:
+    """The arrays of a store: their files, with dtype and shape of a row."""
+    kinds = (
+        (np.int16, ()),
+        (np.float16, (settings["n_mels"],)),
+        (np.float32, (NUM_STEPS, N_FEATURES)),
+    )
+    return {folder / name: kind for name, kind in zip(ARRAYS, kinds, strict=True)}
+
+
 class Writer:
     """Fills a store clip by clip; one that was interrupted goes on after its last whole batch.
 
@@ -152,71 +166,47 @@ class Writer:
     """
 
     def __init__(self, folder: Path, settings: dict, checkpoint: Checkpoint):
-        self._folder, self._settings = folder, settings
-        self._checkpoint = checkpoint
         folder.mkdir(parents=True, exist_ok=True)
-        saved = checkpoint.load()
-        if saved:
-            table = pd.read_csv(io.BytesIO(saved["table"].tobytes()), **CSV_TYPES)
-            self._rows = [ClipRow(*row) for row in table.itertuples(index=False)]
-            try:
-                self._arrays = self._open_arrays(saved["checksums"].tolist())
-                return
-            except (OSError, ValueError) as error:
-                print(f"warning: {error}: starting again")
-        self._rows = []
-        checkpoint.remove()  # of another source, perhaps
-        self._arrays = self._open_arrays([0, 0, 0])
-
-    def _open_arrays(self, checksums: list[int]):
-        n_samples = sum(row.n_samples for row in self._rows)
-        n_frames = sum(row.n_frames for row in self._rows)
-        layout = (
-            ("samples.npy", np.int16, (), n_samples),
-            ("logmel.npy", np.float16, (self._settings["n_mels"],), n_frames),
-            ("features.npy", np.float32, (NUM_STEPS, N_FEATURES), len(self._rows)),
-        )
-        return [
-            storage.Appender(self._folder / name, *rest, checksum)
-            for (name, *rest), checksum in zip(layout, checksums, strict=True)
-        ]
+        self._path, self._settings, self._checkpoint = folder / TABLE, settings, checkpoint
+        layout = array_layout(folder, settings)
+        self._arrays, saved = storage.open_appenders(layout, checkpoint)
+        self._table = bytearray(saved["table"] if saved else _csv_line(ClipRow._fields))
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._arrays[-1])
 
     def append(self, fname: str, clip: PreparedClip) -> None:
         samples, frames, features = self._arrays
         features.append(clip.features[None])
         first_sample, first_frame = samples.append(clip.samples), frames.append(clip.logmel)
-        self._rows.append(_row(fname, clip, first_sample, first_frame, self._settings))
-        if len(self._rows) % BATCH_CLIPS == 0:
+        self._table += _csv_line(_row(fname, clip, first_sample, first_frame, self._settings))
+        if len(self) % BATCH_CLIPS == 0:
             self._commit()
 
-    def _commit(self) -> str:
-        """First the arrays, then the table: the table never speaks of what is not there."""
-        checksums = [array.commit() for array in self._arrays]
-        table = pd.DataFrame(self._rows, columns=ClipRow._fields).to_csv(index=False)
-        saved = {
-            "table": np.frombuffer(table.encode(), np.uint8),
-            "checksums": np.array(checksums, np.int64),
-        }
-        self._checkpoint.save(saved)
-        return table
+    def _commit(self) -> None:
+        table = np.frombuffer(bytes(self._table), np.uint8)
+        storage.commit(self._arrays, self._checkpoint, table=table)
 
     def __enter__(self):
         return self
 
     def __exit__(self, error_type, *_):
         if error_type is None:
-            table = self._commit()
-            with written_whole(self._folder / "clips.csv") as part:
-                part.write_text(table, encoding="utf-8", newline="")
+            self._commit()
+            with written_whole(self._path) as part:
+                part.write_bytes(self._table)
         for array in self._arrays:
             array.close()
 
     def written(self) -> dict[Path, list]:
         """Size and checksum of each array, as `Result.seal` takes them."""
         return {path: known for array in self._arrays for path, known in array.written().items()}
+
+
+def _csv_line(values: tuple) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue().encode()
 
 
 def _row(
@@ -233,7 +223,7 @@ class Clips:
     Parameters
     ----------
     table : DataFrame with the columns of `ClipRow`
-    samples, frames, features : what samples.npy, logmel.npy and features.npy hold
+    samples, frames, features : the arrays of the store, or `storage.Rows` of them
 
     Attributes
     ----------
@@ -282,10 +272,10 @@ class Clips:
 class ClipStore(Clips):
     """A store that `Writer` filled; what is asked for is read from its files."""
 
-    def __init__(self, folder: Path):
-        table = pd.read_csv(folder / "clips.csv", **CSV_TYPES)
-        names = ("samples.npy", "logmel.npy", "features.npy")
-        super().__init__(table, *(storage.Rows(folder / name) for name in names))
+    def __init__(self, folder: Path, settings: dict):
+        table = pd.read_csv(folder / TABLE, **CSV_TYPES)
+        layout = array_layout(folder, settings)
+        super().__init__(table, *(storage.Rows(path, *kind) for path, kind in layout.items()))
 
 
 def in_memory(prepared: list[PreparedClip], settings: dict) -> Clips:

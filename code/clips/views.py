@@ -31,7 +31,10 @@ def with_views(examples: Examples, config: Config, result: Result) -> Examples:
             result.unseal()
             path = result.files["views"]
             result.seal(write(examples.store, config, path, result.checkpoint, result.name))
-    return dataclasses.replace(examples, views=storage.Rows(result.files["views"]))
+    shape = (N_VIEWS, config.crop_frames, config.n_mels)
+    return dataclasses.replace(
+        examples, views=storage.Rows(result.files["views"], np.float32, shape)
+    )
 
 
 def write(

@@ -181,7 +181,7 @@ def test_file_names(clips, tmp_path, fname):
     with open_writer(tmp_path / "store", SETTINGS) as writer:
         for name, file in zip(curated.fnames[:2], curated.files[:2], strict=True):
             writer.append(name, clipstore.prepare(file, SETTINGS))
-    store = clipstore.ClipStore(tmp_path / "store")
+    store = clipstore.ClipStore(tmp_path / "store", SETTINGS)
     assert store.fnames == [fname, "curated01.wav"]
     assert store.faults == ["", ""]
 

@@ -39,7 +39,7 @@ def make_store(folder, source, names):
         for name in names[len(writer) :]:
             writer.append(name, clipstore.prepare(ClipFile(source, f"{name}.wav"), SETTINGS))
     (folder / "store.checkpoint").unlink()  # as sealing does
-    return clipstore.ClipStore(folder)
+    return clipstore.ClipStore(folder, SETTINGS)
 
 
 def test_gives_back_trimmed_clips_features_and_log_mels(tmp_path, sources):
@@ -57,9 +57,6 @@ def test_gives_back_trimmed_clips_features_and_log_mels(tmp_path, sources):
         stored = store.decibels(clip, 0, len(decibels))
         np.testing.assert_allclose(stored, decibels, atol=0.04)  # float16
     assert store.waveform(0, 0, 5).dtype == store.decibels(0, 0, 5).dtype == np.float32
-    names = ("samples", "logmel", "features")  # the estimate of the space goes by these
-    dtypes = [np.load(tmp_path / "store" / f"{name}.npy", mmap_mode="r").dtype for name in names]
-    assert dtypes == [np.int16, np.float16, np.float32]
 
 
 def test_clips_of_more_than_16_bits_keep_their_level(tmp_path):
@@ -189,7 +186,7 @@ class TestInterruptedWriter:
         assert len(open_writer(tmp_path / "store", SETTINGS)) == 0
 
     @pytest.mark.parametrize("damage", ["truncated", "flipped"])
-    @pytest.mark.parametrize("name", ["samples.npy", "logmel.npy", "features.npy"])
+    @pytest.mark.parametrize("name", clipstore.ARRAYS)
     def test_damaged_arrays_are_named_and_started_again(
         self, tmp_path, source, name, damage, capsys
     ):
@@ -197,7 +194,7 @@ class TestInterruptedWriter:
         path = tmp_path / "store" / name
         content = bytearray(path.read_bytes())
         if damage == "flipped":
-            content[200] ^= 1  # behind the header, in the first clip
+            content[20] ^= 1
         path.write_bytes(content if damage == "flipped" else content[: len(content) // 3])
         assert len(open_writer(tmp_path / "store", SETTINGS)) == 0
         assert f"{name} is damaged: starting again" in capsys.readouterr().out
@@ -225,7 +222,7 @@ def test_two_hours_go_in_and_can_be_cut_anywhere(tmp_path):
     sf.write(tmp_path / "long.wav", waveform, 4000, subtype="PCM_16")
     with open_writer(tmp_path / "store", settings) as writer:
         writer.append("long", clipstore.prepare(ClipFile(tmp_path, "long.wav"), settings))
-    store = clipstore.ClipStore(tmp_path / "store")
+    store = clipstore.ClipStore(tmp_path / "store", settings)
     assert store.n_samples[0] == len(waveform)
     assert store.n_frames[0] == len(waveform) // 500
     last = store.waveform(0, len(waveform) - 100, 100)

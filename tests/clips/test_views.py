@@ -30,13 +30,13 @@ def store(tmp_path):
             features = np.zeros((128, 12), np.float32)
             clip = clipstore.PreparedClip(samples, 1 / 32768, decibels, features)
             writer.append(f"{n}.wav", clip)
-    return clipstore.ClipStore(tmp_path / "store")
+    return clipstore.ClipStore(tmp_path / "store", clipstore.settings_of(CONFIG))
 
 
 def write(store, folder, config=CONFIG, source="#source"):
-    path = folder / "views.npy"
+    path = folder / "views.f32"
     views.write(store, config, path, Checkpoint(folder / "views.checkpoint", source), "views")
-    return storage.Rows(path)
+    return storage.Rows(path, np.float32, (3, 23, 64))
 
 
 def crops_of(cut, sizes, length):
@@ -84,7 +84,7 @@ def test_depend_on_what_changes_them(setting):
     assert other.values_of(VIEW_SETTINGS) != CONFIG.values_of(VIEW_SETTINGS)
 
 
-@pytest.mark.parametrize("damage", [None, "views.npy", "views.checkpoint"])
+@pytest.mark.parametrize("damage", [None, "views.f32", "views.checkpoint"])
 def test_go_on_where_they_were_interrupted(store, tmp_path, monkeypatch, damage):
     monkeypatch.setattr(views, "CLIPS_AT_ONCE", 2)
     whole, of_clips = write(store, tmp_path / "..")[:], views.of_clips
