@@ -12,33 +12,22 @@ grow with the number of clips: the writer appends, and each crop is read by itse
 be held in memory instead (`in_memory`).
 """
 
-import collections
 import csv
 import io
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import joblib
 import numpy as np
 import pandas as pd
 
 import storage
-from clips.files import ClipFile
-from config import PREPROCESSING_SETTINGS, Config
-from fast import processes
-from messages import UnreadableClip
-from solution import audio, logmel
-from solution.features import N_FEATURES, NUM_STEPS, global_features
+from clips.prepare import PreparedClip
+from solution import logmel
+from solution.features import N_FEATURES, NUM_STEPS
 from storage import Checkpoint, written_whole
 
 SECONDS_PER_LENGTH_UNIT = 10  # the length feature is in tens of seconds
-BATCH_CLIPS = 256  # after an interruption, they and the rounds under way are done again
-CLIPS_IN_ROUND = 64
-ROUNDS_AT_ONCE = 2  # so many rounds of clips at most wait in memory to be written
-CLIPS_AT_ONCE = 2  # a process is sent so many together
+BATCH_CLIPS = 256  # after an interruption, they and what was being prepared are done again
 RECORD = "store.json"
 TABLE = "clips.csv"
 ARRAYS = ("samples.i16", "logmel.f16", "features.f32")
@@ -63,83 +52,6 @@ class ClipRow(NamedTuple):
     fault: str  # why it could not be read, or empty
 
 
-@dataclass(frozen=True)
-class PreparedClip:
-    """One clip as it goes into the store. `fault` says why it could not be read, or is empty."""
-
-    samples: np.ndarray  # int16 (trimmed samples,)
-    scale: float  # samples * scale is the waveform
-    logmel: np.ndarray  # float16 (frames, n_mels), dB
-    features: np.ndarray  # float32 (128, 12)
-    fault: str = ""
-
-
-def settings_of(config: Config) -> dict:
-    """The settings that a clip store depends on."""
-    return config.values_of(PREPROCESSING_SETTINGS)
-
-
-def prepare_all(files: list[ClipFile], settings: dict) -> Iterator[PreparedClip]:
-    """Prepare clips on all cores; they come in order, and as they are ready.
-
-    Raises
-    ------
-    BrokenProcessPool (of concurrent.futures.process)
-        If one of the processes is killed.
-    """
-    # joblib's remark on unused results follows every interruption.
-    warnings.filterwarnings("ignore", module="joblib")
-    options = {"n_jobs": -1, "return_as": "generator", "batch_size": CLIPS_AT_ONCE}
-    # joblib does not wait for the writer: what is faster piles up, until the round is over. The
-    # next round is under way by then, so that no core waits for the last clips of this one.
-    under_way, stage = collections.deque(), processes.this()
-    try:
-        for first in range(0, len(files), CLIPS_IN_ROUND):
-            files_of_round = files[first : first + CLIPS_IN_ROUND]
-            tasks = (joblib.delayed(_prepare_for)(stage, file, settings) for file in files_of_round)
-            under_way.append(joblib.Parallel(**options)(tasks))
-            if len(under_way) == ROUNDS_AT_ONCE:
-                yield from under_way.popleft()
-        for prepared in under_way:
-            yield from prepared
-    finally:
-        for prepared in under_way:
-            prepared.close()
-
-
-def _prepare_for(stage: processes.Process, clip: ClipFile, settings: dict) -> PreparedClip:
-    processes.end_with(stage)
-    return prepare(clip, settings)
-
-
-def prepare(clip: ClipFile, settings: dict) -> PreparedClip:
-    """Decode a clip, and prepare its waveform; one that cannot be read becomes `silence`."""
-    try:
-        with clip.open() as file:
-            waveform = audio.read_clip(file, settings["sample_rate"])
-        return prepare_waveform(waveform, settings)
-    except UnreadableClip as error:
-        return silence(settings, str(error))
-    except MemoryError:
-        return silence(settings, "takes more memory than there is")
-
-
-def prepare_waveform(waveform: np.ndarray, settings: dict) -> PreparedClip:
-    """Global features, then trimming, then the log-mel of float32 (samples,)."""
-    features = global_features(waveform)
-    trimmed = audio.trim(waveform)
-    decibels = logmel.log_mel(trimmed, **settings)
-    samples, scale = audio.to_int16(trimmed)
-    return PreparedClip(samples, scale, decibels.astype(np.float16), features)
-
-
-def silence(settings: dict, fault: str) -> PreparedClip:
-    """A clip without samples: silence, at any length."""
-    nothing = np.empty(0, np.int16), np.empty((0, settings["n_mels"]), np.float16)
-    features = np.zeros((NUM_STEPS, N_FEATURES), np.float32)
-    return PreparedClip(nothing[0], audio.INT16_SCALE, nothing[1], features, fault)
-
-
 def array_layout(folder: Path, settings: dict) -> dict[Path, tuple[type, tuple[int, ...]]]:
     """The arrays of a store: their files, with dtype and shape of a row."""
     kinds = (
@@ -157,7 +69,7 @@ class Writer:
     ----------
     folder : Path
     settings : dict
-        As `settings_of` gives.
+        `PREPROCESSING_SETTINGS` with their values.
     checkpoint : Checkpoint
         Where the table so far is saved after every batch, with checksums of the arrays so far. What
         came from another source, or is not as it was written, is started anew.

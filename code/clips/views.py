@@ -12,8 +12,8 @@ import numpy as np
 
 import messages
 import storage
-from clips.store import Clips, settings_of
-from config import Config
+from clips.store import Clips
+from config import PREPROCESSING_SETTINGS, Config
 from runs.results import Result
 from solution import logmel
 from solution.crops import Examples, crops_of, prefetch, split
@@ -90,7 +90,7 @@ def of_clips(store: Clips, clips: np.ndarray, config: Config) -> np.ndarray:
         for number, start in enumerate(view_starts(sizes[clip], length)):
             crop = cut(clip, start, length)
             if config.frontend == "waveform":
-                crop = logmel.log_mel(crop, **settings_of(config))
+                crop = logmel.log_mel(crop, **config.values_of(PREPROCESSING_SETTINGS))
             view[number] = crop
     return logmel.normalise(views)
 

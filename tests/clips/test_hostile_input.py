@@ -14,17 +14,18 @@ import soundfile as sf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clips import dataset
+from clips import dataset, decoding
 from clips import files as clip_files
 from clips import store as clipstore
+from clips.decoding import read_clip
 from clips.files import ClipFile
-from config import Config
+from clips.prepare import prepare
+from config import PREPROCESSING_SETTINGS, Config
 from conftest import open_writer
 from messages import InputError
 from runs import space
-from solution import audio
 
-SETTINGS = clipstore.settings_of(Config())
+SETTINGS = Config().values_of(PREPROCESSING_SETTINGS)
 RATE = 44100
 
 
@@ -63,7 +64,7 @@ class TestClips:
 
     def prepare(self, tmp_path, content, name="clip.wav"):
         (tmp_path / name).write_bytes(content)
-        return clipstore.prepare(ClipFile(tmp_path, name), SETTINGS)
+        return prepare(ClipFile(tmp_path, name), SETTINGS)
 
     @pytest.mark.parametrize(
         "content",
@@ -123,7 +124,7 @@ class TestClips:
 
     def test_nan_and_infinity(self, tmp_path):
         sf.write(tmp_path / "clip.wav", HALF_FLOAT, RATE, subtype="FLOAT")
-        clip = clipstore.prepare(ClipFile(tmp_path, "clip.wav"), SETTINGS)
+        clip = prepare(ClipFile(tmp_path, "clip.wav"), SETTINGS)
         for values in (clip.samples, clip.logmel, clip.features):
             assert np.isfinite(values).all()
         assert np.abs(clip.samples).max() > 0
@@ -131,12 +132,12 @@ class TestClips:
     def test_floats_beyond_full_scale_are_kept(self, tmp_path):
         sf.write(tmp_path / "clip.wav", np.array([5.0, -900.0, 0.25]), RATE, subtype="FLOAT")
         np.testing.assert_array_equal(
-            audio.read_clip(tmp_path / "clip.wav", RATE), np.array([5, -900, 0.25], np.float32)
+            read_clip(tmp_path / "clip.wav", RATE), np.array([5, -900, 0.25], np.float32)
         )
 
     def test_very_loud_floats_stay_finite(self, tmp_path):
         sf.write(tmp_path / "clip.wav", np.array([3e38, -3e38, 0.0]), RATE, subtype="FLOAT")
-        clip = clipstore.prepare(ClipFile(tmp_path, "clip.wav"), SETTINGS)
+        clip = prepare(ClipFile(tmp_path, "clip.wav"), SETTINGS)
         assert clip.fault == ""
         assert np.isfinite(clip.logmel).all()
 
@@ -180,7 +181,7 @@ def test_file_names(clips, tmp_path, fname):
     curated = dataset.load(tmp_path)["curated"]
     with open_writer(tmp_path / "store", SETTINGS) as writer:
         for name, file in zip(curated.fnames[:2], curated.files[:2], strict=True):
-            writer.append(name, clipstore.prepare(file, SETTINGS))
+            writer.append(name, prepare(file, SETTINGS))
     store = clipstore.ClipStore(tmp_path / "store", SETTINGS)
     assert store.fnames == [fname, "curated01.wav"]
     assert store.faults == ["", ""]
@@ -205,7 +206,7 @@ class TestArchives:
         self.archive(clips, root, prefix="../../")
         before = sorted(root.parent.rglob("*"))
         files = dataset.load(root)["test"].files
-        assert clipstore.prepare(files[0], SETTINGS).fault == ""
+        assert prepare(files[0], SETTINGS).fault == ""
         assert sorted(root.parent.rglob("*")) == before
 
     def test_truncated(self, clips, root):
@@ -220,7 +221,7 @@ class TestArchives:
         content = bytearray((root / "test.zip").read_bytes())
         content[2000] ^= 0xFF
         (root / "test.zip").write_bytes(content)
-        prepared = [clipstore.prepare(file, SETTINGS) for file in dataset.load(root)["test"].files]
+        prepared = [prepare(file, SETTINGS) for file in dataset.load(root)["test"].files]
         assert "cannot be unpacked" in prepared[0].fault
         assert [clip.fault for clip in prepared[1:]] == ["", "", ""]
 
@@ -231,7 +232,7 @@ class TestArchives:
             for i, fname in enumerate(clips.tables["test"]["fname"]):
                 archive.writestr(fname, bytes(10**6 + 1) if i == 0 else wav())
         assert (root / "test.zip").stat().st_size < 50_000
-        prepared = [clipstore.prepare(file, SETTINGS) for file in dataset.load(root)["test"].files]
+        prepared = [prepare(file, SETTINGS) for file in dataset.load(root)["test"].files]
         assert "would take 0.0 GB of memory: unpack the archive" in prepared[0].fault
         assert [clip.fault for clip in prepared[1:]] == ["", "", ""]
 
@@ -247,7 +248,7 @@ class TestArchives:
         (root / "test.zip").write_bytes(content.replace(size, struct.pack("<I", 1000)))
         files = dataset.load(root)["test"].files
         tracemalloc.start()
-        clip = clipstore.prepare(files[0], SETTINGS)
+        clip = prepare(files[0], SETTINGS)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert "cannot be unpacked (Bad CRC-32" in clip.fault
@@ -263,7 +264,7 @@ class TestArchives:
             pytest.skip("there is no zip program to encrypt with")
         for clip in folder.iterdir():
             clip.unlink()
-        clip = clipstore.prepare(dataset.load(root)["test"].files[0], SETTINGS)
+        clip = prepare(dataset.load(root)["test"].files[0], SETTINGS)
         assert "cannot be unpacked" in clip.fault
         assert "encrypted" in clip.fault
 
@@ -367,9 +368,9 @@ def test_two_hours_take_bounded_memory_per_second(tmp_path, monkeypatch):
     """Blocks are all that is held beside the mono clip, whatever the number of channels."""
     content = wav(400_000, channels=8)
     (tmp_path / "clip.wav").write_bytes(content)
-    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 1 << 12)
+    monkeypatch.setattr(decoding, "BLOCK_SAMPLES", 1 << 12)
     tracemalloc.start()
-    audio.read_clip(tmp_path / "clip.wav", RATE)
+    read_clip(tmp_path / "clip.wav", RATE)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     mono = 400_000 * 4

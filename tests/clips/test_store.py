@@ -1,24 +1,21 @@
 """The clip store gives back what was put in, and clips that cannot be read are silence."""
 
 import io
-import os
-import signal
-from concurrent.futures.process import BrokenProcessPool
 
-import joblib
 import numpy as np
 import pytest
 import soundfile as sf
 
 from clips import store as clipstore
 from clips.files import ClipFile
-from config import Config
+from clips.prepare import prepare
+from config import PREPROCESSING_SETTINGS, Config
 from conftest import open_writer
 from solution import logmel
 from solution.audio import trim
 from solution.features import global_features
 
-SETTINGS = clipstore.settings_of(Config())
+SETTINGS = Config().values_of(PREPROCESSING_SETTINGS)
 RATE = 44100
 
 
@@ -37,7 +34,7 @@ def sources(tmp_path):
 def make_store(folder, source, names):
     with open_writer(folder, SETTINGS) as writer:
         for name in names[len(writer) :]:
-            writer.append(name, clipstore.prepare(ClipFile(source, f"{name}.wav"), SETTINGS))
+            writer.append(name, prepare(ClipFile(source, f"{name}.wav"), SETTINGS))
     (folder / "store.checkpoint").unlink()  # as sealing does
     return clipstore.ClipStore(folder, SETTINGS)
 
@@ -99,40 +96,6 @@ def test_a_silent_clip_keeps_its_length(tmp_path):
     assert store.n_samples[0] == 3000
 
 
-def test_clips_are_prepared_in_order_and_wait_for_the_writer(sources, monkeypatch):
-    source, waveforms = sources
-    names, asked_for = list(waveforms) * 3, []
-
-    class Files(list):
-        def __getitem__(self, part):
-            asked_for.append(part)
-            return super().__getitem__(part)
-
-    monkeypatch.setattr(clipstore, "CLIPS_IN_ROUND", 4)
-    files = Files(ClipFile(source, f"{name}.wav") for name in names)
-    clips = clipstore.prepare_all(files, SETTINGS)
-    for i, (name, clip) in enumerate(zip(names, clips, strict=True)):
-        assert len(asked_for) == min(i // 4 + 2, -(-len(names) // 4))
-        np.testing.assert_array_equal(clip.features, global_features(waveforms[name]))
-    assert list(clipstore.prepare_all([], SETTINGS)) == []
-
-
-class Fatal:
-    """A clip that kills the process which decodes it."""
-
-    def open(self):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-@pytest.mark.skipif(joblib.cpu_count() == 1, reason="one core decodes in this process")
-def test_after_a_killed_process_the_next_call_works(sources):
-    source, _ = sources
-    file = ClipFile(source, "short.wav")
-    with pytest.raises(BrokenProcessPool):
-        list(clipstore.prepare_all([file, Fatal(), file], SETTINGS))
-    assert len(list(clipstore.prepare_all([file, file], SETTINGS))) == 2
-
-
 class TestInterruptedWriter:
     """A writer goes on after its last whole batch, with the same result to the bit."""
 
@@ -155,7 +118,7 @@ class TestInterruptedWriter:
         def write():
             with open_writer(folder, SETTINGS) as writer:
                 for name in self.names[len(writer) : after]:
-                    clip = clipstore.prepare(ClipFile(source, f"{name}.wav"), SETTINGS)
+                    clip = prepare(ClipFile(source, f"{name}.wav"), SETTINGS)
                     writer.append(name, clip)
                 raise KeyboardInterrupt
 
@@ -172,7 +135,7 @@ class TestInterruptedWriter:
         with open_writer(tmp_path / "store", SETTINGS) as writer:
             assert len(writer) == after // 2 * 2
             for name in self.names[len(writer) :]:
-                writer.append(name, clipstore.prepare(ClipFile(source, f"{name}.wav"), SETTINGS))
+                writer.append(name, prepare(ClipFile(source, f"{name}.wav"), SETTINGS))
             # Killed before the store is sealed, all of it would be there to go on with.
         assert len(open_writer(tmp_path / "store", SETTINGS)) == len(self.names)
         (tmp_path / "store" / "store.checkpoint").unlink()
@@ -221,7 +184,7 @@ def test_two_hours_go_in_and_can_be_cut_anywhere(tmp_path):
     waveform = rng.integers(-9000, 9000, 2 * 3600 * 4000).astype(np.int16)
     sf.write(tmp_path / "long.wav", waveform, 4000, subtype="PCM_16")
     with open_writer(tmp_path / "store", settings) as writer:
-        writer.append("long", clipstore.prepare(ClipFile(tmp_path, "long.wav"), settings))
+        writer.append("long", prepare(ClipFile(tmp_path, "long.wav"), settings))
     store = clipstore.ClipStore(tmp_path / "store", settings)
     assert store.n_samples[0] == len(waveform)
     assert store.n_frames[0] == len(waveform) // 500

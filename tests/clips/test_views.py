@@ -9,7 +9,8 @@ import pytest
 import storage
 from clips import store as clipstore
 from clips import views
-from config import VIEW_SETTINGS, Config
+from clips.prepare import PreparedClip
+from config import PREPROCESSING_SETTINGS, VIEW_SETTINGS, Config
 from conftest import TINY, open_writer
 from solution import logmel
 from solution.models import front_end
@@ -23,14 +24,14 @@ CONFIG = dataclasses.replace(
 @pytest.fixture
 def store(tmp_path):
     rng = np.random.default_rng(0)
-    with open_writer(tmp_path / "store", clipstore.settings_of(CONFIG)) as writer:
+    with open_writer(tmp_path / "store", CONFIG.values_of(PREPROCESSING_SETTINGS)) as writer:
         for n in (1, 5000, 22_050, 60_000, 70_000, 30_000, 0):
             samples = rng.integers(-9000, 9000, n).astype(np.int16)
             decibels = rng.uniform(-90, 0, (-(-n // 1000), 64)).astype(np.float16)
             features = np.zeros((128, 12), np.float32)
-            clip = clipstore.PreparedClip(samples, 1 / 32768, decibels, features)
+            clip = PreparedClip(samples, 1 / 32768, decibels, features)
             writer.append(f"{n}.wav", clip)
-    return clipstore.ClipStore(tmp_path / "store", clipstore.settings_of(CONFIG))
+    return clipstore.ClipStore(tmp_path / "store", CONFIG.values_of(PREPROCESSING_SETTINGS))
 
 
 def write(store, folder, config=CONFIG, source="#source"):

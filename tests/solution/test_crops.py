@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clips import store as clipstore
-from config import Config, Schedule
+from clips.prepare import PreparedClip
+from config import PREPROCESSING_SETTINGS, Config, Schedule
 from conftest import open_writer
 from solution import crops as batches
 from solution.crops import Examples
@@ -27,13 +28,11 @@ def store(tmp_path):
         samples = (np.arange(1, n + 1) + 5000 * i).astype(np.int16)
         decibels = np.random.default_rng(i).uniform(-90, 0, (-(-n // 100), 64))
         features = np.full((128, 12), i, np.float32)
-        clips.append(
-            clipstore.PreparedClip(samples, 1 / 32768, decibels.astype(np.float16), features)
-        )
-    with open_writer(tmp_path, clipstore.settings_of(CONFIG)) as writer:
+        clips.append(PreparedClip(samples, 1 / 32768, decibels.astype(np.float16), features))
+    with open_writer(tmp_path, CONFIG.values_of(PREPROCESSING_SETTINGS)) as writer:
         for n, clip in zip(SIZES, clips, strict=True):
             writer.append(f"{n}.wav", clip)
-    return clipstore.ClipStore(tmp_path)
+    return clipstore.ClipStore(tmp_path, CONFIG.values_of(PREPROCESSING_SETTINGS))
 
 
 @pytest.fixture
