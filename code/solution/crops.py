@@ -8,23 +8,25 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-import storage
-from clips.store import Clips
 from config import Config, Schedule
 from solution import logmel
+
+if TYPE_CHECKING:
+    from clips.store import Clips
 
 
 @dataclass(frozen=True)
 class Examples:
     """Some clips of a store, with labels and views of all of its clips."""
 
-    store: Clips
+    store: "Clips"
     clips: np.ndarray  # int (n,), which clips of the store
     labels: np.ndarray | None  # multi-hot int8 (all clips, classes), None where unknown
-    views: storage.Rows | np.ndarray | None = None  # float32 (all clips, 3, frames, n_mels)
+    views: np.ndarray | None = None  # float32 (all clips, 3, frames, n_mels)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -116,7 +118,7 @@ def split(items: np.ndarray, size: int) -> list[np.ndarray]:
     return [items[first : first + size] for first in range(0, len(items), size)]
 
 
-def crops_of(store: Clips, config: Config) -> tuple[Callable, np.ndarray, int]:
+def crops_of(store: "Clips", config: Config) -> tuple[Callable, np.ndarray, int]:
     """What crops are of: log-mels, counted in frames, or waveforms, counted in samples.
 
     Returns
