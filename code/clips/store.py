@@ -6,28 +6,35 @@
     clips.csv     one row per clip: fname, where its samples and frames start, how many there are,
                   its length, the scale of its samples, and why it could not be read, if so
     store.json    what it was made from (`runs`); written last, so without it nothing is whole
+    views-FRONTEND-CROPSAMPLES.f32
+                  float32 (clips, 3, frames, mel bands), the log-mels that scores are computed from
 
 The arrays are raw: rows in C order, without a header, as `np.fromfile` reads them. Memory does not
 grow with the number of clips: the writer appends, and each crop is read by itself. A few clips can
 be held in memory instead (`in_memory`).
 """
 
+import contextlib
 import csv
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+import messages
 import storage
 from clips.prepare import PreparedClip
-from solution import logmel
+from config import Config
+from solution import crops, logmel
 from solution.features import N_FEATURES, NUM_STEPS
 from storage import Checkpoint, written_whole
 
 SECONDS_PER_LENGTH_UNIT = 10  # the length feature is in tens of seconds
 BATCH_CLIPS = 256  # after an interruption, they and what was being prepared are done again
+VIEWED_AT_ONCE = 8
 RECORD = "store.json"
 TABLE = "clips.csv"
 ARRAYS = ("samples.i16", "logmel.f16", "features.f32")
@@ -201,6 +208,47 @@ def in_memory(prepared: list[PreparedClip], settings: dict) -> Clips:
     )
     features = np.stack([clip.features for clip in prepared])
     return Clips(pd.DataFrame(rows, columns=ClipRow._fields), samples, frames, features)
+
+
+def views_name(config: Config) -> str:
+    """The file of a store's views; experiments that start from the same crops share it."""
+    return f"views-{config.frontend}-{config.crop_samples}.f32"
+
+
+def read_views(path: Path, config: Config) -> storage.Rows:
+    """What `write_views` wrote: float32 (clips, 3, frames, n_mels)."""
+    return storage.Rows(path, np.float32, (crops.VIEWS, config.crop_frames, config.n_mels))
+
+
+def write_views(
+    store: Clips,
+    config: Config,
+    path: Path,
+    checkpoint: Checkpoint,
+    label: str,
+    is_late: Callable[[], bool] = lambda: False,
+) -> dict[Path, list]:
+    """Write `crops.views` of all clips of a store, or of the first ones until `is_late`.
+
+    Goes on after the clips of the checkpoint. Returns size and checksum of the file, as
+    `Result.seal` takes them.
+    """
+    shape = (crops.VIEWS, config.crop_frames, config.n_mels)
+    (array,), _ = storage.open_appenders({path: (np.float32, shape)}, checkpoint)
+    batches = crops.split(np.arange(len(array), len(store)), VIEWED_AT_ONCE)
+    with (
+        contextlib.closing(array),
+        messages.progress_bar(label, len(store), done=len(array)) as bar,
+    ):
+        for decibels in crops.prefetch(crops.views(store, batch, config) for batch in batches):
+            array.append(decibels)
+            bar.update(len(decibels))
+            if is_late():
+                break
+            if checkpoint.is_due():
+                storage.commit([array], checkpoint)
+        array.commit()
+    return array.written()
 
 
 def _window(

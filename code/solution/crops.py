@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from config import Config, Schedule
+from config import PREPROCESSING_SETTINGS, Config, Schedule
 from solution import logmel
 
 if TYPE_CHECKING:
     from clips.store import Clips
+
+VIEWS = 3
 
 
 @dataclass(frozen=True)
@@ -130,3 +132,35 @@ def crops_of(store: "Clips", config: Config) -> tuple[Callable, np.ndarray, int]
     if config.frontend == "logmel":
         return store.decibels, store.n_frames, config.crop_frames
     return store.waveform, store.n_samples, config.crop_samples
+
+
+def views(store: "Clips", clips: np.ndarray, config: Config) -> np.ndarray:
+    """What networks score: first, middle and last crop of each clip (3-TTA).
+
+    The decibels of `Melspectrogram`, in NumPy: all networks share them.
+
+    Parameters
+    ----------
+    store : Clips
+    clips : int (n,)
+        Which clips of the store.
+
+    Returns
+    -------
+    float32 (n, 3, frames, n_mels), decibels in [-80, 0]
+    """
+    cut, sizes, length = crops_of(store, config)
+    decibels = np.empty((len(clips), VIEWS, config.crop_frames, config.n_mels), np.float32)
+    for views_of_clip, clip in zip(decibels, clips, strict=True):
+        for number, start in enumerate(view_starts(sizes[clip], length)):
+            crop = cut(clip, start, length)
+            if config.frontend == "waveform":
+                crop = logmel.log_mel(crop, **config.values_of(PREPROCESSING_SETTINGS))
+            views_of_clip[number] = crop
+    return logmel.normalise(decibels)
+
+
+def view_starts(n: int, length: int) -> tuple[int, int, int]:
+    """Starts of the three test-time views: first, middle and last crop (or left padding)."""
+    room = n - length
+    return 0, int(room / 2), room

@@ -1,19 +1,22 @@
 """The clip store gives back what was put in, and clips that cannot be read are silence."""
 
+import dataclasses
 import io
 
 import numpy as np
 import pytest
 import soundfile as sf
 
+import storage
 from clips import store as clipstore
 from clips.files import ClipFile
-from clips.prepare import prepare
-from config import PREPROCESSING_SETTINGS, Config
+from clips.prepare import PreparedClip, prepare
+from config import PREPROCESSING_SETTINGS, VIEW_SETTINGS, Config
 from conftest import open_writer
-from solution import logmel
+from solution import crops, logmel
 from solution.audio import trim
 from solution.features import global_features
+from storage import Checkpoint
 
 SETTINGS = Config().values_of(PREPROCESSING_SETTINGS)
 RATE = 44100
@@ -190,3 +193,65 @@ def test_two_hours_go_in_and_can_be_cut_anywhere(tmp_path):
     assert store.n_frames[0] == len(waveform) // 500
     last = store.waveform(0, len(waveform) - 100, 100)
     np.testing.assert_array_equal(last * 32768, waveform[-100:])
+
+
+class TestViews:
+    config = Config(crop_samples=22_050, n_hop=1000)
+
+    @pytest.fixture
+    def store(self, tmp_path):
+        settings = self.config.values_of(PREPROCESSING_SETTINGS)
+        rng = np.random.default_rng(0)
+        with open_writer(tmp_path / "store", settings) as writer:
+            for n in (1, 5000, 22_050, 60_000, 70_000, 30_000, 0):
+                samples = rng.integers(-9000, 9000, n).astype(np.int16)
+                frames = np.zeros((-(-n // 1000), 64), np.float16)
+                clip = PreparedClip(samples, 1 / 32768, frames, np.zeros((128, 12), np.float32))
+                writer.append(f"{n}.wav", clip)
+        return clipstore.ClipStore(tmp_path / "store", settings)
+
+    def write(self, store, folder, source="#source"):
+        path = folder / clipstore.views_name(self.config)
+        checkpoint = Checkpoint(folder / "views.checkpoint", source)
+        written = clipstore.write_views(store, self.config, path, checkpoint, "views")
+        assert written == {path: storage.size_and_checksum(path)}
+        return clipstore.read_views(path, self.config)
+
+    @pytest.mark.parametrize("damage", [None, "views-waveform-22050.f32", "views.checkpoint"])
+    def test_go_on_where_they_were_interrupted(self, store, tmp_path, monkeypatch, damage):
+        monkeypatch.setattr(clipstore, "VIEWED_AT_ONCE", 2)
+        monkeypatch.setattr(storage, "SECONDS_BETWEEN", 0)
+        views, began_with, interrupt_at = crops.views, [], [4]
+
+        def spying(store, clips, config):
+            began_with.append(clips[0])
+            if clips[0] in interrupt_at:
+                interrupt_at.clear()
+                raise KeyboardInterrupt
+            return views(store, clips, config)
+
+        monkeypatch.setattr(crops, "views", spying)
+        with pytest.raises(KeyboardInterrupt):
+            self.write(store, tmp_path)
+        if damage:
+            content = bytearray((tmp_path / damage).read_bytes())
+            content[200] ^= 1
+            (tmp_path / damage).write_bytes(content)
+        began_with.clear()
+        written = self.write(store, tmp_path)
+        assert began_with[0] == (0 if damage else 4)
+        np.testing.assert_array_equal(written[:], views(store, np.arange(7), self.config))
+        began_with.clear()
+        self.write(store, tmp_path, source="#other")
+        assert began_with[0] == 0
+
+    def test_stop_when_it_is_late(self, store, tmp_path, monkeypatch):
+        monkeypatch.setattr(clipstore, "VIEWED_AT_ONCE", 2)
+        path, checkpoint = tmp_path / "v", Checkpoint(tmp_path / "c", "")
+        clipstore.write_views(store, self.config, path, checkpoint, "views", lambda: True)
+        assert clipstore.read_views(path, self.config).shape == (2, 3, 23, 64)
+
+    @pytest.mark.parametrize("change", [{"crop_samples": 9}, {"frontend": "logmel"}, {"n_hop": 7}])
+    def test_depend_on_what_changes_them(self, change):
+        other = dataclasses.replace(self.config, **change)
+        assert other.values_of(VIEW_SETTINGS) != self.config.values_of(VIEW_SETTINGS)

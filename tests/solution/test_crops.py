@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +13,9 @@ from clips.prepare import PreparedClip
 from config import PREPROCESSING_SETTINGS, Config, Schedule
 from conftest import open_writer
 from solution import crops as batches
+from solution import logmel
 from solution.crops import Examples
+from solution.models import front_end
 
 CROP = 1000
 CONFIG = Config(crop_samples=CROP, n_hop=100, batch_size=4, label_smoothing=0.0)
@@ -174,6 +177,34 @@ def test_clips_come_with_their_own_length_and_features(examples):
         clips = labels.argmax(axis=1)
         np.testing.assert_array_equal(inputs["length"][:, 0], store.lengths[clips])
         np.testing.assert_array_equal(inputs["global_feat"], store.features[clips])
+
+
+@pytest.mark.parametrize(
+    ("n", "starts"),
+    [(1500, (0, 250, 500)), (1501, (0, 250, 501)), (1000, (0, 0, 0)), (995, (0, -2, -5))],
+)
+def test_view_starts(n, starts):
+    assert batches.view_starts(n, 1000) == starts
+
+
+@pytest.mark.parametrize("frontend", ["waveform", "logmel"])
+def test_views_are_what_the_front_end_makes_of_first_middle_and_last_crop(store, frontend):
+    config = dataclasses.replace(CONFIG, frontend=frontend)
+    views = batches.views(store, np.array([4, 0, 3]), config)
+    assert views.shape == (3, 3, 10, 64)
+    assert views.dtype == np.float32
+    cut, sizes, length = store.waveform, [2500, 300, 1001], CROP
+    if frontend == "logmel":
+        cut, sizes, length = store.decibels, [25, 3, 11], 10
+    crops = [
+        cut(clip, start, length)
+        for clip, n in zip([4, 0, 3], sizes, strict=True)
+        for start in (0, int((n - length) / 2), n - length)
+    ]
+    crops = logmel.normalise(np.stack(crops)) if frontend == "logmel" else np.stack(crops)
+    expected = keras.Model(*front_end(config)).predict_on_batch(crops)
+    np.testing.assert_allclose(views, expected.reshape(views.shape), atol=1e-3)
+    assert np.ptp(views[0], axis=0).max() > 0.1  # the views of a long clip differ
 
 
 def test_prefetching_keeps_order_and_passes_errors_on():
