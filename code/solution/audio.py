@@ -10,6 +10,7 @@ HOPS_IN_FRAME = TRIM_FRAME // TRIM_HOP  # 4
 HOPS_AT_ONCE = 256  # so many, and their squares, stay in the processor's cache
 BLOCK_SAMPLES = 1 << 20
 INT16_SCALE = 1 / 32768
+SMALLEST_SCALE = float(np.finfo(np.float32).tiny)  # float32 has smaller numbers, of fewer digits
 LARGEST = 1e4  # of float files; full scale is 1
 
 
@@ -23,9 +24,10 @@ def limited(waveform: np.ndarray) -> np.ndarray:
 def trim(waveform: np.ndarray) -> np.ndarray:
     """Cut leading and trailing silence: frames 60 dB or more below the loudest.
 
-    The same samples as `librosa.effects.trim(waveform)[0]`, which squares each sample for four
-    frames, and needs four times the clip's memory for them; here the frames share the sums of
-    their hops. An all-zero clip stays whole.
+    The same samples as librosa 0.6.3's `effects.trim`, which reflects the clip at its edges before
+    it takes frames (since 0.9 librosa pads zeros). That squares each sample for four frames, and
+    needs four times the clip's memory for them; here the frames share the sums of their hops. An
+    all-zero clip stays whole.
 
     Parameters
     ----------
@@ -35,8 +37,10 @@ def trim(waveform: np.ndarray) -> np.ndarray:
     -------
     float32 (trimmed samples,), a view. Never empty, unless the clip is.
     """
+    if not len(waveform):
+        return waveform
     n_frames = 1 + len(waveform) // TRIM_HOP
-    padded = np.pad(waveform, TRIM_FRAME // 2)
+    padded = np.pad(waveform, TRIM_FRAME // 2, mode="reflect")  # again and again, if it is short
     hops = padded[: (n_frames + HOPS_IN_FRAME - 1) * TRIM_HOP].reshape(-1, TRIM_HOP)
     sums = np.concatenate(
         [
@@ -47,7 +51,7 @@ def trim(waveform: np.ndarray) -> np.ndarray:
     pairs = sums[:-1] + sums[1:]  # as NumPy adds up a frame: halves, of halves
     rms = np.sqrt((pairs[:-2] + pairs[2:]) / TRIM_FRAME)  # (frames,)
     loud = np.flatnonzero(librosa.amplitude_to_db(rms, ref=np.max, top_db=None) > -TRIM_DB)
-    return waveform[loud[0] * TRIM_HOP : min(len(waveform), (loud[-1] + 1) * TRIM_HOP)]
+    return waveform[loud[0] * TRIM_HOP : (loud[-1] + 1) * TRIM_HOP]
 
 
 def to_int16(waveform: np.ndarray) -> tuple[np.ndarray, float]:
@@ -70,7 +74,8 @@ def to_int16(waveform: np.ndarray) -> tuple[np.ndarray, float]:
     blocks = np.split(waveform, range(BLOCK_SAMPLES, len(waveform), BLOCK_SAMPLES))
     samples, scale = [_lossless(block) for block in blocks], INT16_SCALE
     if any(block is None for block in samples):
-        scale = max(float(waveform.max()), -float(waveform.min())) / 32767
+        peak = max(float(waveform.max()), -float(waveform.min()))
+        scale = max(peak / 32767, SMALLEST_SCALE)
         samples = [np.rint(block / np.float32(scale)).astype(np.int16) for block in blocks]
     return np.concatenate(samples), scale
 

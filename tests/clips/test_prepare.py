@@ -2,6 +2,7 @@
 
 import os
 import signal
+import warnings
 from concurrent.futures.process import BrokenProcessPool
 
 import joblib
@@ -35,6 +36,19 @@ def test_clips_are_prepared_in_order_and_wait_for_the_writer(files, monkeypatch)
         assert len(asked_for) == min(i // 4 + 2, 3)
         np.testing.assert_array_equal(clip.samples, prepare.prepare(file, SETTINGS).samples)
     assert list(prepare.prepare_all([], SETTINGS)) == []
+
+
+@pytest.mark.parametrize("peak", [1e-45, 2.9e-41, 1e-38, 1e-30, 1e4])
+@pytest.mark.parametrize("n", [1, 3000])
+def test_clips_of_any_level_are_prepared_without_a_warning(peak, n):
+    waveform = np.random.default_rng(0).uniform(-peak, peak, n).astype(np.float32)
+    waveform[-1] = peak
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        clip = prepare.prepare_waveform(waveform, SETTINGS)
+    error = clip.samples * np.float64(clip.scale) - waveform
+    assert np.abs(error).max() <= max(peak / 60_000, 1.2e-38)
+    assert np.isfinite(clip.features).all()
 
 
 class Fatal:
