@@ -89,12 +89,6 @@ class Config:
         return -(-self.crop_samples // self.n_hop)
 
     @property
-    def has_large_maps(self) -> bool:
-        """Is a feature map of one clip 4 MB or larger? Then training keeps few (`recompute`)."""
-        widest = max(self.stem_channels, self.scaled_block_filters[0])
-        return self.crop_frames * self.n_mels * widest >= 2**20
-
-    @property
     def stem_channels(self) -> int:
         """Of the stem's output: half of `stem_filters` at each of the three scales of "msc"."""
         return self.stem_filters // 2 * 3 if self.stem == "msc" else self.stem_filters

@@ -114,11 +114,6 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             self.moving_variance.assign(variance)
         return outputs
 
-    def keep(self, mean, variance):
-        """Move the averages towards mean and unbiased variance of a batch: (channels,) each."""
-        for average, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            average.assign(self.momentum * average + (1 - self.momentum) * value)
-
     def _call_elsewhere(self, inputs, training):
         kept = self.moving_variance * self.momentum
         outputs = super().call(inputs, training=training)

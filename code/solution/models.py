@@ -12,7 +12,6 @@ from fast.layers import (
     GlobalAveragePooling2D,
     SharedKernelPooling,
 )
-from fast.recompute import FrugalNetwork
 from messages import InputError
 from solution.features import N_FEATURES, NUM_STEPS
 
@@ -85,8 +84,7 @@ def _tagger(config: Config, n_classes: int) -> keras.Model:
     x = layers.Concatenate(name="concatenate", dtype="float32")([x, y, length])  # (1153,)
     tags = layers.Dense(n_classes, activation="sigmoid", dtype="float32", name="tags")(x)
     inputs = {"audio": audio, "length": length, "global_feat": global_feat}
-    network = FrugalNetwork if config.has_large_maps else keras.Model
-    return network(inputs, tags, name=config.name.replace(".", "_"))
+    return keras.Model(inputs, tags, name=config.name.replace(".", "_"))
 
 
 def front_end(config: Config):
@@ -219,14 +217,3 @@ def _global_branch(x, config: Config):
         gru = layers.GRU(config.gru_units, return_sequences=True, dtype="float32")
         x = layers.Bidirectional(gru, merge_mode="sum", name=name, dtype="float32")(x)  # (128, 128)
     return ops.max(x, axis=1)  # (128,), over the windows
-
-
-def multiply_adds(config: Config) -> float:
-    """Multiplications of one crop's convolutions: what the time of a network goes by."""
-    sizes = MSC_KERNELS if config.stem == "msc" else (3,)
-    n_frames, n_mels, before = config.crop_frames, config.n_mels, config.stem_channels
-    work = n_frames * n_mels * before * sum(size**2 for size in sizes) / len(sizes)
-    for filters in config.scaled_block_filters:
-        work += n_frames * n_mels * filters * (9 * (before + filters) + config.cat * 2 * filters)
-        n_frames, n_mels, before = -(-n_frames // 2), -(-n_mels // 2), filters
-    return work
