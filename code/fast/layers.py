@@ -1,4 +1,4 @@
-"""The layers, and an initializer, that the networks need and Keras does not have."""
+"""The layers that the networks need and Keras does not have."""
 
 import math
 
@@ -215,51 +215,3 @@ class SharedKernelPooling(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "pool_size": self.pool_size, "strides": self.strides}
-
-
-@keras.saving.register_keras_serializable("freesound")
-class LocallyConnected1D(keras.layers.Layer):
-    """A bias-free dense layer of its own at every position: Keras 2's, with kernel size 1.
-
-    Input (batch, positions, channels); output (batch, positions, filters). The kernel is
-    (positions, channels, filters).
-    """
-
-    def __init__(
-        self, filters, kernel_initializer="glorot_uniform", kernel_constraint=None, **kwargs
-    ):
-        super().__init__(**kwargs)
-        self.filters = filters
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.kernel_constraint = keras.constraints.get(kernel_constraint)
-
-    def build(self, input_shape):
-        self.kernel = self.add_weight(
-            name="kernel",
-            shape=(*input_shape[1:], self.filters),
-            initializer=self.kernel_initializer,
-            constraint=self.kernel_constraint,
-        )
-
-    def call(self, inputs):
-        return ops.einsum("bpc,pcf->bpf", inputs, self.kernel)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
-        }
-
-
-@keras.saving.register_keras_serializable("freesound")
-class LastChannel(keras.initializers.Initializer):
-    """1 on the last input channel, 0 on the others, for kernels (positions, channels, filters)."""
-
-    def __call__(self, shape, dtype=None):
-        # A sum, not broadcast_to: PyTorch's would share its memory between the positions.
-        return ops.zeros(shape, dtype) + ops.eye(shape[1], dtype=dtype)[-1][:, None]
-
-    def get_config(self):
-        return {}

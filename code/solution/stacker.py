@@ -7,7 +7,6 @@ import numpy as np
 
 import messages
 from config import Config
-from fast.layers import LastChannel, LocallyConnected1D
 from runs.resume import Kept, TrainingState, without_optimiser
 from solution import metrics
 from solution.crops import random_generator, split
@@ -36,9 +35,10 @@ def build_stacker(n_classes: int, n_channels: int, learning_rate: float = 1e-4) 
     keras.Model: (batch, n_classes, n_channels) -> (batch, n_classes)
     """
     scores = keras.Input((n_classes, n_channels), name="scores")
-    x = LocallyConnected1D(
-        1,
-        kernel_initializer=LastChannel(),
+    x = keras.layers.EinsumDense(  # what LocallyConnected1D(1, 1) was in Keras 2
+        "bpc,pcf->bpf",
+        (n_classes, 1),
+        kernel_initializer=last_channel,
         kernel_constraint=keras.constraints.UnitNorm(axis=1),  # over the channels
         name="models",
     )(scores)  # (classes, 1)
@@ -54,6 +54,13 @@ def build_stacker(n_classes: int, n_channels: int, learning_rate: float = 1e-4) 
         jit_compile=keras.backend.backend() == "jax",  # as in training.py
     )
     return model
+
+
+def last_channel(shape: tuple[int, int, int], dtype=None) -> np.ndarray:
+    """1 on the last channel, 0 on the others, for kernels (classes, channels, filters)."""
+    kernel = np.zeros(shape, dtype)
+    kernel[:, -1] = 1
+    return kernel
 
 
 def stacker_input(scores: list[np.ndarray], weights: list[float]) -> np.ndarray:
