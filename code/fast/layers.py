@@ -1,12 +1,10 @@
-"""The layers that the networks need and Keras does not have."""
+"""Keras' layers, made faster."""
 
 import math
 
 import keras
-from keras import ops
 
 from fast import precision
-from solution.logmel import same_padding
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -124,26 +122,6 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
 
 @keras.saving.register_keras_serializable("freesound")
-class AveragePooling2D(keras.layers.AveragePooling2D):
-    """Average pooling of (batch, time, mel, channels), where 'same' padding does not count.
-
-    Keras' layer, but for PyTorch: there it counts the last row twice where the two sides have
-    unequal padding.
-    """
-
-    def call(self, inputs):
-        if keras.backend.backend() != "torch" or self.padding != "same":
-            return super().call(inputs)
-        sizes = zip(inputs.shape[1:3], self.pool_size, self.strides, strict=True)
-        padding = ((0, 0), *(same_padding(*size)[1:] for size in sizes), (0, 0))
-        sums, counts = (
-            ops.average_pool(ops.pad(values, padding), self.pool_size, self.strides)
-            for values in (inputs, ops.ones_like(inputs[:1, :, :, :1]))
-        )
-        return sums / counts
-
-
-@keras.saving.register_keras_serializable("freesound")
 class GlobalAveragePooling2D(keras.layers.GlobalAveragePooling2D):
     """The mean over time and mel: Keras' layer, but for maps in bfloat16 on TensorFlow.
 
@@ -173,45 +151,3 @@ def _mean_of_map(inputs, keepdims: bool):
         return tf.reduce_mean(inputs, (1, 2), keepdims=keepdims), gradient
 
     return mean(inputs)
-
-
-@keras.saving.register_keras_serializable("freesound")
-class SharedKernelPooling(keras.layers.Layer):
-    """Pooling by one learned, bias-free kernel that all channels share: 'same' padding.
-
-    It starts as average pooling. Input (batch, time, mel, channels).
-
-    Parameters
-    ----------
-    pool_size, strides : (time, mel)
-    """
-
-    def __init__(self, pool_size, strides, **kwargs):
-        super().__init__(**kwargs)
-        self.pool_size, self.strides = tuple(pool_size), tuple(strides)
-
-    def build(self, input_shape):
-        size = self.pool_size[0] * self.pool_size[1]
-        self.kernel = self.add_weight(
-            name="kernel",
-            shape=(*self.pool_size, 1, 1),
-            initializer=keras.initializers.Constant(1 / size),
-        )
-
-    def call(self, inputs):
-        # As a depthwise convolution: the kernel once per channel.
-        kernel = ops.repeat(self.kernel, inputs.shape[-1], axis=2)  # (time, mel, channels, 1)
-        # oneDNN and cuDNN know square strides only.
-        if self.strides[0] == self.strides[1]:
-            return ops.depthwise_conv(inputs, kernel, self.strides, padding="same")
-        sizes = zip(inputs.shape[1:3], self.pool_size, self.strides, strict=True)
-        padding = ((0, 0), *(same_padding(*size)[1:] for size in sizes), (0, 0))
-        outputs = ops.depthwise_conv(ops.pad(inputs, padding), kernel, 1, padding="valid")
-        return outputs[:, :: self.strides[0], :: self.strides[1]]
-
-    def compute_output_shape(self, input_shape):
-        batch, time, mel, channels = input_shape
-        return batch, -(-time // self.strides[0]), -(-mel // self.strides[1]), channels
-
-    def get_config(self):
-        return {**super().get_config(), "pool_size": self.pool_size, "strides": self.strides}

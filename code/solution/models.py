@@ -1,41 +1,20 @@
-"""The networks: 9-layer CNNs on log-mels, with a recurrent branch for the global features."""
+"""The networks: 9-layer CNNs on log-mels, with a recurrent branch for the global features.
+
+Shapes in comments are those of `v1mix`, without the batch: (time, mel, channels) of 5 s.
+"""
 
 import keras
 from keras import layers, ops
 
 from config import Config
 from fast import precision
-from fast.layers import (
-    AveragePooling2D,
-    Conv2D,
-    FusedBatchNormalization,
-    GlobalAveragePooling2D,
-    SharedKernelPooling,
-)
-from messages import InputError
+from fast.layers import Conv2D, FusedBatchNormalization, GlobalAveragePooling2D
 from solution.features import N_FEATURES, NUM_STEPS
+from solution.pooling import pool
 
 MOMENTUM = 0.85
 MSC_KERNELS = (3, 5, 7)
 SQUEEZE = 4
-# The two poolings of each block, (size, stride); the last block does not pool.
-BLOCK_POOLING = (((3, 1), (2, 2)), ((3, 1), (2, 2)), ((3, 1), (3, 2)), (None, None))
-
-
-def require_backend(configs: list[Config]) -> None:
-    """Refuse experiments that Keras' backend cannot run, before work starts.
-
-    Raises
-    ------
-    InputError
-        If one starts from waveforms and the backend is not TensorFlow.
-    """
-    for config in configs:
-        if config.frontend == "waveform" and keras.backend.backend() != "tensorflow":
-            raise InputError(
-                f"{config.name} starts from waveforms, which takes TensorFlow: set "
-                "KERAS_BACKEND=tensorflow, or frontend='logmel' in code/config.py"
-            )
 
 
 def build_tagger(config: Config, n_classes: int) -> keras.Model:
@@ -51,49 +30,39 @@ def build_tagger(config: Config, n_classes: int) -> keras.Model:
     keras.Model
         Inputs by name: `audio` (batch, samples), or (batch, frames, n_mels) decibels where
         `config.frontend` is "logmel"; `length` (batch, 1), tens of seconds; `global_feat`
-        (batch, 128, 12). Output float32 (batch, n_classes), sigmoid.
+        (batch, 128, 12). Output float32 (batch, n_classes), sigmoid. It is made of three networks,
+        which are layers of it: "crop_branch", "clip_branch" and "head".
 
     Raises
     ------
     ValueError
-        If a setting of the config is not one that this module knows.
-    InputError
-        If it starts from waveforms and Keras' backend is not TensorFlow.
+        If a setting of the config is not one that this module knows, or if it starts from
+        waveforms and Keras' backend is not TensorFlow.
     """
-    require_backend([config])
     with precision.used(config.precision):
-        return _tagger(config, n_classes)
-
-
-def _tagger(config: Config, n_classes: int) -> keras.Model:
-    length = keras.Input((1,), name="length")
-    global_feat = keras.Input((NUM_STEPS, N_FEATURES), name="global_feat")
-    audio, x = front_end(config)  # (441, 64, 1): (time, mel, channel), in 5 s at hop 500
-
-    x = _stem(x, config)  # (441, 64, 64)
-    for block, filters in enumerate(config.scaled_block_filters):
-        x = _block(x, filters, BLOCK_POOLING[block], config, f"block{block + 1}")
-    # (56, 8, 512)
-
-    n_frames, n_mels, channels = x.shape[1:]
-    x = layers.Reshape((n_frames, n_mels // 2, channels * 2), name="pixel_shuffle")(x)
-    x = ops.max(x, axis=1)  # (4, 1024), over time
-    x = ops.mean(ops.cast(x, "float32"), axis=1)  # (1024,), over mel
-    y = _global_branch(global_feat, config)  # (128,)
-
-    x = layers.Concatenate(name="concatenate", dtype="float32")([x, y, length])  # (1153,)
-    tags = layers.Dense(n_classes, activation="sigmoid", dtype="float32", name="tags")(x)
-    inputs = {"audio": audio, "length": length, "global_feat": global_feat}
-    return keras.Model(inputs, tags, name=config.name.replace(".", "_"))
+        audio, logmel = front_end(config)
+        length = keras.Input((1,), name="length")
+        global_feat = keras.Input((NUM_STEPS, N_FEATURES), name="global_feat")
+        x = crop_branch(config)(logmel)  # (1024,)
+        y = clip_branch(config)(global_feat)  # (128,)
+        tags = head(config, n_classes)([x, y, length])
+        inputs = {"audio": audio, "length": length, "global_feat": global_feat}
+        return keras.Model(inputs, tags, name=config.name.replace(".", "_"))
 
 
 def front_end(config: Config):
     """The `audio` input, and the log-mel made of it: (batch, frames, n_mels, 1)."""
     if config.frontend == "logmel":
-        audio = keras.Input((config.crop_frames, config.n_mels), name="audio")
-        return audio, layers.Reshape((config.crop_frames, config.n_mels, 1), name="logmel")(audio)
+        shape = config.crop_frames, config.n_mels
+        audio = keras.Input(shape, name="audio")
+        return audio, layers.Reshape((*shape, 1), name="logmel", dtype="float32")(audio)
     if config.frontend != "waveform":
         raise ValueError(f"frontend must be 'waveform' or 'logmel', got {config.frontend!r}")
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f"{config.name} starts from waveforms, which takes TensorFlow: set "
+            "KERAS_BACKEND=tensorflow, or frontend='logmel' in code/config.py"
+        )
     # Here, not above: a network that starts from log-mels runs without TensorFlow.
     from solution.time_frequency import Melspectrogram
 
@@ -108,45 +77,81 @@ def front_end(config: Config):
     return audio, to_decibels(audio)
 
 
+def crop_branch(config: Config) -> keras.Model:
+    """The convolutions: the log-mel of one crop (frames, n_mels, 1) -> (1024,)."""
+    logmel = keras.Input((config.crop_frames, config.n_mels, 1), name="logmel")  # (441, 64, 1)
+    filters = config.scaled_block_filters
+    x = _stem(logmel, config)  # (441, 64, 64)
+    x = _block(x, "block1", filters[0], config, pool_size=2)  # (221, 32, 96)
+    x = _block(x, "block2", filters[1], config, pool_size=2)  # (111, 16, 128)
+    x = _block(x, "block3", filters[2], config, pool_size=3)  # (56, 8, 256)
+    x = _block(x, "block4", filters[3], config, pool_size=None)  # (56, 8, 512)
+    n_frames, n_mels, channels = x.shape[1:]
+    shuffle = layers.Reshape((n_frames, n_mels // 2, channels * 2), name="pixel_shuffle")
+    x = shuffle(x)  # (56, 4, 1024)
+    x = ops.max(x, axis=1)  # (4, 1024), over time
+    x = ops.mean(ops.cast(x, "float32"), axis=1)  # (1024,), over mel
+    return keras.Model(logmel, x, name="crop_branch")
+
+
+def clip_branch(config: Config) -> keras.Model:
+    """The GRUs: the global features of a whole clip (128, 12) -> (128,)."""
+    # In float32: 128 short steps gain nothing from less, and the features span many magnitudes.
+    global_feat = keras.Input((NUM_STEPS, N_FEATURES), name="global_feat")  # (128, 12)
+    norm = layers.BatchNormalization(momentum=MOMENTUM, name="global_norm", dtype="float32")
+    x = norm(global_feat)
+    for name in ("global_gru1", "global_gru2"):
+        gru = layers.GRU(config.gru_units, return_sequences=True, dtype="float32")
+        x = layers.Bidirectional(gru, merge_mode="sum", name=name, dtype="float32")(x)  # (128, 128)
+    x = ops.max(x, axis=1)  # (128,), over the windows
+    return keras.Model(global_feat, x, name="clip_branch")
+
+
+def head(config: Config, n_classes: int) -> keras.Model:
+    """What crop branch and clip branch found, and the length of the clip -> (n_classes,)."""
+    sizes = 2 * config.scaled_block_filters[-1], config.gru_units, 1  # 1024, 128, 1
+    inputs = [keras.Input((size,)) for size in sizes]
+    x = layers.Concatenate(name="concatenate", dtype="float32")(inputs)  # (1153,)
+    tags = layers.Dense(n_classes, activation="sigmoid", dtype="float32", name="tags")(x)
+    return keras.Model(inputs, tags, name="head")
+
+
 def _stem(x, config: Config):
+    filters, options = config.stem_filters, {"padding": "same", "use_bias": False}
     if config.stem == "plain":
-        x = Conv2D(config.stem_filters, 3, padding="same", use_bias=False, name="stem_conv")(x)
+        x = Conv2D(filters, 3, name="stem_conv", **options)(x)
     elif config.stem == "msc":
-        x = layers.Concatenate(name="stem_scales")(
-            [
-                Conv2D(
-                    config.stem_filters // 2,
-                    kernel,
-                    padding="same",
-                    use_bias=False,
-                    name=f"stem_conv{kernel}x{kernel}",
-                )(x)
-                for kernel in MSC_KERNELS
-            ]
-        )  # (441, 64, 96)
+        scales = [
+            Conv2D(filters // 2, size, name=f"stem_conv{size}x{size}", **options)(x)
+            for size in MSC_KERNELS
+        ]
+        x = layers.Concatenate(name="stem_scales")(scales)  # (441, 64, 96)
     else:
         raise ValueError(f"stem must be 'plain' or 'msc', got {config.stem!r}")
-    return _norm_relu(x, config, "stem")
+    return _norm_relu(x, "stem", config)
 
 
-def _block(x, filters: int, poolings, config: Config, name: str):
-    """Two conv units; `cat` leads the first unit's output past the second."""
-    first, second = poolings
-    x = highway = pool(_conv_unit(x, filters, config, f"{name}a"), config.pooling[0], first)
-    x = _conv_unit(x, filters, config, f"{name}b")
+def _block(x, name: str, filters: int, config: Config, pool_size: int | None):
+    """Two conv units, the second one halving time and mel unless there is no `pool_size`.
+
+    `cat` leads the pooled output of the first unit past the second.
+    """
+    first, second = config.pooling if pool_size else ("none", "none")
+    x = _conv_unit(x, f"{name}a", filters, config)
+    x = highway = pool(x, first, size=3, stride=1)
+    x = _conv_unit(x, f"{name}b", filters, config)
     if config.cat:
         x = layers.Concatenate(name=f"{name}_highway")([highway, x])  # 2 * filters channels
         x = Conv2D(filters, 1, name=f"{name}_conv1x1")(x)
-    return pool(x, config.pooling[1], second)
+    return pool(x, second, pool_size, stride=2)
 
 
-def _conv_unit(x, filters: int, config: Config, name: str):
+def _conv_unit(x, name: str, filters: int, config: Config):
     x = Conv2D(filters, 3, padding="same", name=f"{name}_conv")(x)
-    return _norm_relu(x, config, name)
+    return _norm_relu(x, name, config)
 
 
-def _norm_relu(x, config: Config, name: str):
-    # `prediction` finds the convolutions of a batch norm by these names.
+def _norm_relu(x, name: str, config: Config):
     x = FusedBatchNormalization(momentum=MOMENTUM, name=f"{name}_norm")(x)
     x = layers.ReLU(name=f"{name}_relu")(x)
     return _squeeze_excite(x, name) if config.squeeze_excite else x
@@ -159,61 +164,3 @@ def _squeeze_excite(x, name: str):
     scale = layers.Dense(channels // SQUEEZE, activation="relu", name=f"{name}_reduce")(scale)
     scale = layers.Dense(channels, activation="sigmoid", name=f"{name}_excite")(scale)
     return layers.Multiply(name=f"{name}_scale")([x, scale])
-
-
-def pool(x, mode: str, size_and_stride: tuple[int, int] | None):
-    """Pool (batch, time, mel, channels) with 'same' padding.
-
-    Parameters
-    ----------
-    mode : str
-        "max", "ave": square windows. "avemax1": average over time, then max over mel; "avemax2":
-        average over mel, then max over time; "avemax3": max over mel, then average over time;
-        "avemax4": max over time, then average over mel. "conv": one learned kernel for all
-        channels. "none": nothing.
-    size_and_stride : (int or (time, mel), int or (time, mel)), or None for no pooling
-
-    Raises
-    ------
-    ValueError
-        If the mode is none of these.
-    """
-    if size_and_stride is None or mode == "none":
-        return x
-    size, stride = (_pair(value) for value in size_and_stride)
-    if mode == "conv":
-        return SharedKernelPooling(size, stride)(x)
-    over_both, over_time, over_mel = (1, 1), (1, 0), (0, 1)
-    ave, peak = AveragePooling2D, layers.MaxPooling2D
-    steps = {
-        "max": ((peak, over_both),),
-        "ave": ((ave, over_both),),
-        "avemax1": ((ave, over_time), (peak, over_mel)),
-        "avemax2": ((ave, over_mel), (peak, over_time)),
-        "avemax3": ((peak, over_mel), (ave, over_time)),
-        "avemax4": ((peak, over_time), (ave, over_mel)),
-    }
-    if mode not in steps:
-        raise ValueError(f"pooling must be one of {', '.join(steps)}, conv, none; got {mode!r}")
-    for pooling, axes in steps[mode]:
-        # A size and stride of 1 leave an axis as it is.
-        sizes, strides = (
-            tuple(value if chosen else 1 for value, chosen in zip(pair, axes, strict=True))
-            for pair in (size, stride)
-        )
-        x = pooling(sizes, strides, padding="same")(x)
-    return x
-
-
-def _pair(value) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
-
-
-def _global_branch(x, config: Config):
-    # In float32: 128 short steps gain nothing from less, and the features span many magnitudes.
-    norm = layers.BatchNormalization(momentum=MOMENTUM, name="global_norm", dtype="float32")
-    x = norm(x)  # (128, 12)
-    for name in ("global_gru1", "global_gru2"):
-        gru = layers.GRU(config.gru_units, return_sequences=True, dtype="float32")
-        x = layers.Bidirectional(gru, merge_mode="sum", name=name, dtype="float32")(x)  # (128, 128)
-    return ops.max(x, axis=1)  # (128,), over the windows

@@ -5,7 +5,8 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from test_models import naive_pool
+from test_models import layers_by_name
+from test_pooling import naive_pool
 
 import config
 from conftest import TINY
@@ -27,7 +28,7 @@ class Published:
     """An experiment's network with the weights of `model`."""
 
     def __init__(self, chosen, model):
-        self.chosen, self.model = chosen, model
+        self.chosen, self.layers = chosen, layers_by_name(model)
 
     def __call__(self, inputs):
         """Scores (batch, classes)."""
@@ -87,7 +88,7 @@ class Published:
         return x
 
     def weights(self, name):
-        return [array.astype(np.float64) for array in self.model.get_layer(name).get_weights()]
+        return [array.astype(np.float64) for array in self.layers[name].get_weights()]
 
 
 def gru(x, kernel, recurrent, bias):
@@ -104,7 +105,7 @@ def gru(x, kernel, recurrent, bias):
 
 def with_weights_of_a_trained_one(model, rng):
     """Those of a new network would hide what batch norm and biases do."""
-    for layer in model.layers:
+    for layer in layers_by_name(model).values():
         weights = [weight + rng.normal(0, 0.1, weight.shape) for weight in layer.get_weights()]
         if isinstance(layer, keras.layers.BatchNormalization):
             gamma_and_variance = rng.uniform(0.5, 1.5, (2, *layer.gamma.shape))
@@ -133,9 +134,10 @@ def test_scores_are_those_of_the_published_network(name):
 def test_settings_of_the_networks_are_the_published_ones(name):
     chosen = config.EXPERIMENTS[name]
     assert chosen.pooling == ("max", "avemax3" if name == "max3exam" else "avemax1")
+    model = build_tagger(dataclasses.replace(chosen, **TINY), 3)
     norms = [
         layer
-        for layer in build_tagger(dataclasses.replace(chosen, **TINY), 3).layers
+        for layer in layers_by_name(model).values()
         if isinstance(layer, keras.layers.BatchNormalization)
     ]
     assert {norm.momentum for norm in norms} == {0.85}
