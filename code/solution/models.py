@@ -12,7 +12,7 @@ from fast.layers import Conv2D, FusedBatchNormalization, GlobalAveragePooling2D
 from solution.features import N_FEATURES, NUM_STEPS
 from solution.pooling import pool
 
-MOMENTUM = 0.85
+MOMENTUM = 0.85  # of the convolutions' batch norm
 MSC_KERNELS = (3, 5, 7)
 SQUEEZE = 4
 
@@ -98,8 +98,7 @@ def clip_branch(config: Config) -> keras.Model:
     """The GRUs: the global features of a whole clip (128, 12) -> (128,)."""
     # In float32: 128 short steps gain nothing from less, and the features span many magnitudes.
     global_feat = keras.Input((NUM_STEPS, N_FEATURES), name="global_feat")  # (128, 12)
-    norm = layers.BatchNormalization(momentum=MOMENTUM, name="global_norm", dtype="float32")
-    x = norm(global_feat)
+    x = layers.BatchNormalization(momentum=0.99, name="global_norm", dtype="float32")(global_feat)
     for name in ("global_gru1", "global_gru2"):
         gru = layers.GRU(config.gru_units, return_sequences=True, dtype="float32")
         x = layers.Bidirectional(gru, merge_mode="sum", name=name, dtype="float32")(x)  # (128, 128)
