@@ -71,9 +71,9 @@ class AveragePooling2D(layers.AveragePooling2D):
 
 @keras.saving.register_keras_serializable("freesound")
 class SharedKernelPooling(layers.Layer):
-    """Pooling by one learned, bias-free kernel that all channels share.
+    """Pooling by one learned, bias-free kernel that all channels share; at first glorot-uniform.
 
-    Input (batch, time, mel, channels). It starts as average pooling.
+    Input (batch, time, mel, channels).
 
     Parameters
     ----------
@@ -87,12 +87,8 @@ class SharedKernelPooling(layers.Layer):
         self.pool_size, self.strides, self.padding = tuple(pool_size), tuple(strides), padding
 
     def build(self, input_shape):
-        size = self.pool_size[0] * self.pool_size[1]
-        self.kernel = self.add_weight(
-            name="kernel",
-            shape=(*self.pool_size, 1, 1),
-            initializer=keras.initializers.Constant(1 / size),
-        )
+        shape = *self.pool_size, 1, 1
+        self.kernel = self.add_weight(shape, initializer="glorot_uniform", name="kernel")
 
     def call(self, inputs):
         # As a depthwise convolution: the kernel once per channel, (time, mel, channels, 1).

@@ -55,6 +55,15 @@ def test_learned_pooling_is_one_kernel_for_all_channels(size, stride):
     np.testing.assert_allclose(layer(x), expected, atol=1e-5)
 
 
+def test_learned_pooling_starts_glorot_uniform():
+    layer, limit = SharedKernelPooling((100, 100), (2, 2)), 3**0.5 / 100  # fan in = fan out = 100²
+    layer.build((None, 200, 200, 8))
+    weights = layer.get_weights()[0]
+    assert 0.99 * limit < weights.max() <= limit
+    assert -limit <= weights.min() < -0.99 * limit
+    assert weights.std() == pytest.approx(limit / 3**0.5, rel=0.02)
+
+
 def test_no_pooling():
     x = np.ones((1, 4, 4, 2), np.float32)
     assert pool(x, "none", 2, 2) is x
