@@ -12,15 +12,19 @@ import scipy.signal
 from numpy.lib.stride_tricks import sliding_window_view
 
 FLOOR_POWER = 1e-10  # -100 dB
-FLOOR_DB = -100.0
+FLOOR_DB = -100.0  # exactly what silence gets, within a clip and around it
 DYNAMIC_RANGE_DB = 80.0
+TINY = np.finfo(np.float32).tiny  # has a logarithm, below the floor's
 BLOCK_FRAMES = 128  # the temporaries of so many, some 4 MB, stay in the processor's cache
 
 
-def same_padding(n_samples: int, n_dft: int, n_hop: int) -> tuple[int, int, int]:
-    """Frames of a TensorFlow 'same' convolution, and the zeros it puts left and right."""
+def same_padding(n_samples: int, n_dft: int, n_hop: int, maximum=max) -> tuple[int, int, int]:
+    """Frames of a TensorFlow 'same' convolution, and the zeros it puts left and right.
+
+    With `maximum=tf.maximum`, `n_samples` may be a tensor.
+    """
     n_frames = -(-n_samples // n_hop)
-    total = max((n_frames - 1) * n_hop + n_dft - n_samples, 0)
+    total = maximum((n_frames - 1) * n_hop + n_dft - n_samples, 0)
     return n_frames, total // 2, total - total // 2
 
 
@@ -62,9 +66,13 @@ def log_mel(
         block = slice(first, first + BLOCK_FRAMES)
         spectrum = scipy.fft.rfft(windows[block] * hann_window(n_dft))  # (block, n_dft / 2 + 1)
         power = spectrum.real**2 + spectrum.imag**2
-        power = power @ mel.T  # (block, n_mels)
-        decibels[block] = 10 * np.log10(np.maximum(power, FLOOR_POWER))
+        decibels[block] = _decibels(power @ mel.T)  # (block, n_mels)
     return decibels
+
+
+def _decibels(power: np.ndarray) -> np.ndarray:
+    # Floored as decibels: ten times the logarithm of 1e-10 is -100.00001 on some processors.
+    return np.maximum(10 * np.log10(np.maximum(power, TINY)), FLOOR_DB)
 
 
 def mix_powers(a: np.ndarray, b: np.ndarray, rate: float) -> np.ndarray:
@@ -74,7 +82,7 @@ def mix_powers(a: np.ndarray, b: np.ndarray, rate: float) -> np.ndarray:
     weights are rate² and (1 - rate)².
     """
     power = rate**2 * 10 ** (a / 10) + (1 - rate) ** 2 * 10 ** (b / 10)
-    return 10 * np.log10(np.maximum(power, FLOOR_POWER))
+    return _decibels(power)
 
 
 def normalise(decibels: np.ndarray) -> np.ndarray:

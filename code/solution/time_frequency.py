@@ -1,10 +1,12 @@
 """The log-mel front end as a layer: kapre 0.1's `Melspectrogram`, on the parts of kapre 0.4."""
 
+from numbers import Integral
+
 import keras
 import librosa
 import numpy as np
 import tensorflow as tf
-from kapre import STFT, ApplyFilterbank, MagnitudeToDecibel
+from kapre import STFT, MagnitudeToDecibel
 
 from solution.logmel import DYNAMIC_RANGE_DB, FLOOR_POWER, same_padding
 
@@ -13,12 +15,17 @@ from solution.logmel import DYNAMIC_RANGE_DB, FLOOR_POWER, same_padding
 class Melspectrogram(keras.layers.Layer):
     """Waveforms to (decibel) mel spectrograms, with the arguments of kapre 0.1's layer.
 
+    Input (batch, samples): output (batch, frames, n_mels, 1), frames = ceil(samples / n_hop) for
+    "same". Input (batch, channels, samples): output as kapre 0.1's, (batch, n_mels, frames,
+    channels), or (batch, channels, n_mels, frames) if `image_data_format` is "channels_first".
+    Always float32, whatever the type of the input and the global dtype policy.
+
     Parameters
     ----------
     n_dft : int
-        Window and DFT length, samples. Periodic Hann window.
-    n_hop : int
-        Samples between frames.
+        Window and DFT length, samples, an even number. Periodic Hann window.
+    n_hop : int, optional
+        Samples between frames. None is half a window.
     sr : int
         Sample rate, Hz.
     n_mels : int
@@ -37,16 +44,20 @@ class Melspectrogram(keras.layers.Layer):
         The mel matrix as a weight.
     htk : bool
         The HTK mel scale instead of Slaney's.
-    norm : {"slaney", None} or number
-        As in `librosa.filters.mel`. librosa 0.6's `norm=1`, as published, is today's "slaney".
-
-    Input (batch, samples); output (batch, frames, n_mels, 1), frames = ceil(samples / n_hop) for
-    "same". Always float32, whatever the global dtype policy.
+    norm : {"slaney", 1, None, inf}
+        "slaney": triangles of equal area; None: of height 1. 1 and inf mean the same two, as in
+        librosa 0.6, for which kapre 0.1 was written (today's librosa has other norms for them).
+    image_data_format : {"default", "channels_first", "channels_last"}
+        For inputs with channels. "default": what Keras is set to when the layer is made.
+    power_spectrogram : float
+        2.0; kapre 0.1's mel layer refuses other values too.
+    return_decibel_spectrogram : bool
+        The mel matrix applied to decibels in [-80, 0]; without powers and decibels after it.
 
     Raises
     ------
     ValueError
-        If `padding` is neither "same" nor "valid".
+        If an argument is none of these, or an input has another shape or is too short.
     """
 
     def __init__(
@@ -64,53 +75,64 @@ class Melspectrogram(keras.layers.Layer):
         trainable_fb=False,
         htk=False,
         norm="slaney",
+        image_data_format="default",
+        power_spectrogram=2.0,
+        return_decibel_spectrogram=False,
         **kwargs,
     ):
         # Decibels of small powers do not survive half precision.
         super().__init__(**{**kwargs, "dtype": "float32"})
-        if padding not in ("same", "valid"):
-            raise ValueError(f"padding must be 'same' or 'valid', got {padding!r}")
-        self.n_dft, self.n_hop, self.sr = n_dft, n_hop, sr
-        self.n_mels, self.fmin, self.fmax = n_mels, fmin, fmax
+        self.n_dft, self.n_hop = n_dft, n_dft // 2 if n_hop is None else n_hop
+        self.sr, self.n_mels, self.fmin, self.fmax = sr, n_mels, fmin, fmax
         self.padding = padding
-        self.power_melgram = power_melgram
-        self.return_decibel_melgram = return_decibel_melgram
+        self.power_melgram, self.return_decibel_melgram = power_melgram, return_decibel_melgram
         self.trainable_kernel, self.trainable_fb = trainable_kernel, trainable_fb
         self.htk, self.norm = htk, norm
-
-        self._filterbank_kwargs = {
-            "sample_rate": sr,
-            "n_freq": n_dft // 2 + 1,
-            "n_mels": n_mels,
-            "f_min": fmin,
-            "f_max": fmax,
-            "htk": htk,
-            "norm": norm,
-        }
-        self._stft = STFT(
-            n_fft=n_dft, hop_length=n_hop, input_data_format="channels_last", dtype="float32"
-        )
-        self._filterbank = ApplyFilterbank(
-            "mel", self._filterbank_kwargs, data_format="channels_last", dtype="float32"
-        )
+        if image_data_format == "default":
+            image_data_format = keras.config.image_data_format()
+        self.image_data_format = image_data_format
+        self.power_spectrogram = power_spectrogram
+        self.return_decibel_spectrogram = return_decibel_spectrogram
+        self._check_arguments()
+        # TensorFlow takes no integers of NumPy's here.
+        self.n_dft, self.n_hop, self.n_mels = int(n_dft), int(self.n_hop), int(n_mels)
+        order = {"input_data_format": "channels_first", "output_data_format": "channels_first"}
+        self._stft = STFT(n_fft=self.n_dft, hop_length=self.n_hop, **order, dtype="float32")
         self._decibel = MagnitudeToDecibel(
             ref_value=1.0, amin=FLOOR_POWER, dynamic_range=DYNAMIC_RANGE_DB, dtype="float32"
         )
 
+    def _check_arguments(self):
+        highest = self.sr / 2 if self.fmax is None else self.fmax
+        formats = ("channels_first", "channels_last")
+        mel_power = self.power_melgram == 2.0 and not self.return_decibel_melgram
+        negative = self.return_decibel_spectrogram and not mel_power  # under a root or logarithm
+        for name, holds, expected in (
+            ("sr", self.sr > 0, "above 0"),
+            ("n_dft", _is_count(self.n_dft) and self.n_dft % 2 == 0, "an even number above 0"),
+            ("n_hop", _is_count(self.n_hop), "a whole number above 0, or None"),
+            ("n_mels", _is_count(self.n_mels), "a whole number above 0"),
+            ("fmin", 0 <= self.fmin < highest, f"at least 0 and below fmax, here {highest:g} Hz"),
+            ("padding", self.padding in ("same", "valid"), "'same' or 'valid'"),
+            ("power_melgram", self.power_melgram > 0, "above 0"),
+            ("norm", self.norm in ("slaney", 1, None, np.inf), "'slaney' (or 1) or None (or inf)"),
+            ("image_data_format", self.image_data_format in formats, f"'default' or in {formats}"),
+            ("power_spectrogram", self.power_spectrogram == 2.0, "2.0 (see power_melgram)"),
+            ("return_decibel_spectrogram", not negative, "False for mel decibels or amplitudes"),
+        ):
+            if not holds:
+                raise ValueError(f"{name} must be {expected}, got {getattr(self, name)!r}")
+
     def build(self, input_shape):
+        bands = {name: getattr(self, name) for name in ("sr", "n_mels", "fmin", "fmax", "htk")}
+        norm = "slaney" if self.norm in ("slaney", 1) else None
+        mel_matrix = librosa.filters.mel(n_fft=self.n_dft, norm=norm, **bands).T  # (n_freq, n_mels)
         if self.trainable_kernel:
-            shape = (self.n_dft, 1, self.n_dft // 2 + 1)
-            for name, wave in (("real", np.cos), ("imaginary", np.sin)):
-                kernel = self.add_weight(
-                    name=f"{name}_kernel", shape=shape, initializer=_constant(self._kernel(wave))
-                )
-                setattr(self, f"{name}_kernel", kernel)
+            self.real_kernel = self._weight("real_kernel", self._kernel(np.cos))
+            self.imaginary_kernel = self._weight("imaginary_kernel", self._kernel(np.sin))
         if self.trainable_fb:
-            self.mel_matrix = self.add_weight(
-                name="mel_matrix",
-                shape=(self.n_dft // 2 + 1, self.n_mels),
-                initializer=_constant(self._filterbank.filterbank),
-            )
+            mel_matrix = self._weight("mel_matrix", mel_matrix)
+        self.mel_matrix = mel_matrix
         self.built = True
 
     def _kernel(self, wave):
@@ -119,59 +141,84 @@ class Melspectrogram(keras.layers.Layer):
         window = librosa.filters.get_window("hann", self.n_dft, fftbins=True)
         return (window[:, None] * wave(2 * np.pi * cycles))[:, None].astype("float32")
 
+    def _weight(self, name, value):
+        initializer = keras.initializers.Constant(value)
+        return self.add_weight(name=name, shape=value.shape, initializer=initializer)
+
     def call(self, waveform):
-        waveform = self._pad(waveform)  # (batch, samples + padding)
-        power = self._power_spectrogram(waveform[..., None])  # (batch, frames, n_freq, 1)
-        if self.trainable_fb:
-            mel = tf.einsum("btfc,fm->btmc", power, self.mel_matrix)  # (batch, frames, n_mels, 1)
-        else:
-            mel = self._filterbank(power)  # (batch, frames, n_mels, 1)
+        self._channels(waveform.shape)
+        rank = len(waveform.shape)
+        waveform = tf.cast(waveform if rank == 3 else waveform[:, None], "float32")
+        waveform = self._pad(waveform)  # (batch, channels, samples + padding)
+        power = self._power_spectrogram(waveform)  # (batch, channels, frames, n_freq)
+        if self.return_decibel_spectrogram:
+            power = self._normalised_decibels(power)
+        mel = tf.tensordot(power, self.mel_matrix, 1)  # (batch, channels, frames, n_mels)
         if self.power_melgram != 2.0:
             # The floor keeps the gradient of the root finite where there is no sound.
             mel = tf.maximum(mel, FLOOR_POWER**2) ** (self.power_melgram / 2)
         if self.return_decibel_melgram:
-            mel = self._decibel(mel)
-            mel -= tf.reduce_max(mel, axis=(1, 2, 3), keepdims=True)
-        return mel
+            mel = self._normalised_decibels(mel)
+        return tf.transpose(mel, self._axes(rank))
+
+    def _normalised_decibels(self, power):
+        decibels = self._decibel(power)
+        return decibels - tf.reduce_max(decibels, axis=(1, 2, 3), keepdims=True)
 
     def _pad(self, waveform):
         if self.padding == "valid":
             return waveform
-        n_samples = waveform.shape[1]
+        n_samples, maximum = waveform.shape[-1], max
         if n_samples is None:
-            n_samples = tf.shape(waveform)[1]
-            n_frames = -(-n_samples // self.n_hop)
-            total = tf.maximum((n_frames - 1) * self.n_hop + self.n_dft - n_samples, 0)
-            left, right = total // 2, total - total // 2
-        else:
-            _, left, right = same_padding(n_samples, self.n_dft, self.n_hop)
-        return tf.pad(waveform, ((0, 0), (left, right)))
+            n_samples, maximum = tf.shape(waveform)[-1], tf.maximum
+        _, left, right = same_padding(n_samples, self.n_dft, self.n_hop, maximum)
+        return tf.pad(waveform, ((0, 0), (0, 0), (left, right)))
 
     def _power_spectrogram(self, waveform):
         if self.trainable_kernel:
-            real = tf.nn.conv1d(waveform, self.real_kernel, self.n_hop, "VALID")
-            imaginary = tf.nn.conv1d(waveform, self.imaginary_kernel, self.n_hop, "VALID")
-            return (real**2 + imaginary**2)[..., None]
-        spectrum = self._stft(waveform)  # complex (batch, frames, n_freq, 1)
+            # Channels are the rows of an image that the kernel does not look beyond.
+            waves, strides = waveform[..., None], (1, self.n_hop)
+            real = tf.nn.conv2d(waves, self.real_kernel[None], strides, "VALID")
+            imaginary = tf.nn.conv2d(waves, self.imaginary_kernel[None], strides, "VALID")
+            return real**2 + imaginary**2
+        spectrum = self._stft(waveform)  # complex (batch, channels, frames, n_freq)
         return tf.math.real(spectrum) ** 2 + tf.math.imag(spectrum) ** 2
 
+    def _axes(self, rank):
+        """Where each axis of the output is in (batch, channels, frames, n_mels)."""
+        if rank == 2:
+            return 0, 2, 3, 1
+        return (0, 1, 3, 2) if self.image_data_format == "channels_first" else (0, 3, 2, 1)
+
+    def _channels(self, shape):
+        """Channels of an input of this shape. ValueError if the layer takes no such input."""
+        channels = shape[1] if len(shape) == 3 else 1
+        shortest = self.n_dft if self.padding == "valid" else 1
+        # More channels than samples are axes taken for each other.
+        fewest = max(shortest, channels or 1)
+        if len(shape) not in (2, 3) or (shape[-1] is not None and shape[-1] < fewest):
+            raise ValueError(
+                "expected (batch, samples) or (batch, channels, samples) with at least"
+                f" {shortest} samples, and no more channels than samples, got {tuple(shape)}"
+            )
+        return channels
+
     def compute_output_shape(self, input_shape):
-        batch, n_samples = input_shape
-        if n_samples is None:
-            n_frames = None
-        elif self.padding == "same":
-            n_frames = same_padding(n_samples, self.n_dft, self.n_hop)[0]
-        else:
-            n_frames = 1 + (n_samples - self.n_dft) // self.n_hop
-        return batch, n_frames, self.n_mels, 1
+        channels, n_frames = self._channels(input_shape), None
+        if input_shape[-1] is not None:
+            starts = input_shape[-1] - (self.n_dft - 1 if self.padding == "valid" else 0)
+            n_frames = -(-starts // self.n_hop)
+        sizes = (input_shape[0], channels, n_frames, self.n_mels)
+        return tuple(sizes[axis] for axis in self._axes(len(input_shape)))
 
     def get_config(self):
         names = (
             "n_dft n_hop sr n_mels fmin fmax padding power_melgram return_decibel_melgram"
-            " trainable_kernel trainable_fb htk norm"
+            " trainable_kernel trainable_fb htk norm image_data_format power_spectrogram"
+            " return_decibel_spectrogram"
         )
         return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
 
 
-def _constant(value):
-    return lambda shape, dtype=None: tf.convert_to_tensor(np.reshape(value, shape), dtype)
+def _is_count(value):
+    return isinstance(value, Integral) and value > 0

@@ -1,5 +1,7 @@
 """The Melspectrogram layer against the published layer's values, argument by argument."""
 
+import inspect
+
 import keras
 import librosa
 import numpy as np
@@ -37,15 +39,105 @@ def test_power_melgram_is_the_exponent_of_the_amplitude(audio):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"fmin": 200.0, "fmax": 8000.0}, {"htk": True}, {"norm": None}, {"n_mels": 40}]
+    ("arguments", "todays"),
+    [
+        ({"fmin": 200.0, "fmax": 8000.0}, {}),
+        ({"htk": True}, {}),
+        ({"n_mels": 40}, {}),
+        ({"norm": None}, {}),
+        ({"norm": 1}, {"norm": "slaney"}),  # librosa 0.6's names
+        ({"norm": np.inf}, {"norm": None}),
+    ],
 )
-def test_filterbank_arguments_are_librosas(audio, arguments):
+def test_filterbank_arguments_are_librosas(audio, arguments, todays):
     power = Melspectrogram(return_decibel_melgram=False, padding="valid", **arguments)(audio[:1])
-    names = {"norm": "slaney", "n_mels": 64, **arguments}
+    names = {"norm": "slaney", "n_mels": 64, **arguments, **todays}
     reference = librosa.feature.melspectrogram(
         y=audio[0], sr=44100, n_fft=1024, hop_length=500, center=False, **names
     )
     np.testing.assert_allclose(power[0, ..., 0], reference.T, rtol=1e-3, atol=1e-6)
+
+
+@pytest.fixture(params=["channels_last", "channels_first"])
+def global_format(request):
+    before = keras.config.image_data_format()
+    keras.config.set_image_data_format(request.param)
+    yield request.param
+    keras.config.set_image_data_format(before)
+
+
+@pytest.mark.parametrize("image_data_format", ["default", "channels_last", "channels_first"])
+@pytest.mark.parametrize("trainable", [False, True])
+@pytest.mark.parametrize("n_channels", [1, 2])
+def test_channels_as_in_kapre(audio, global_format, image_data_format, trainable, n_channels):
+    layer = Melspectrogram(
+        return_decibel_melgram=False,
+        image_data_format=image_data_format,
+        trainable_kernel=trainable,
+    )
+    sound = audio[:4].reshape(-1, n_channels, audio.shape[1])
+    powers = layer(sound)
+    assert powers.shape == layer.compute_output_shape(sound.shape)
+    first = global_format if image_data_format == "default" else image_data_format
+    if first == "channels_first":
+        powers = np.moveaxis(powers, 1, 3)  # (batch, n_mels, frames, channels)
+    for channel in range(n_channels):
+        alone = layer(sound[:, channel])
+        assert alone.shape == (len(sound), 1 + (sound.shape[-1] - 1) // 500, 64, 1)
+        np.testing.assert_allclose(
+            np.swapaxes(powers[..., channel], 1, 2), alone[..., 0], rtol=1e-4, atol=1e-6
+        )
+
+
+def test_the_loudest_of_all_channels_is_at_0_decibels(audio):
+    stereo = np.stack([audio[0], 0.01 * audio[0]])[None]  # the second 40 dB below
+    decibels = Melspectrogram(image_data_format="channels_first")(stereo)
+    np.testing.assert_allclose(np.max(decibels, axis=(0, 2, 3)), [0, -40], atol=0.01)
+
+
+def test_half_a_window_is_the_hop_of_none(audio):
+    layer = Melspectrogram(n_dft=512, n_hop=None)
+    np.testing.assert_array_equal(layer(audio), Melspectrogram(n_dft=512, n_hop=256)(audio))
+
+
+def test_decibels_before_the_mel_matrix(audio):
+    arguments = {"return_decibel_spectrogram": True, "return_decibel_melgram": False}
+    mel = Melspectrogram(padding="valid", **arguments)(audio[:1])
+    power = np.abs(librosa.stft(audio[0], n_fft=1024, hop_length=500, center=False)) ** 2
+    decibels = librosa.power_to_db(power, ref=np.max)  # in [-80, 0]
+    expected = librosa.filters.mel(sr=44100, n_fft=1024, n_mels=64) @ decibels
+    np.testing.assert_allclose(mel[0, ..., 0], expected.T, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"padding": "causal"}, "padding must be 'same' or 'valid', got 'causal'"),
+        ({"n_dft": 1023}, "n_dft must be an even number above 0, got 1023"),
+        ({"n_hop": 0}, "n_hop must be a whole number above 0, or None, got 0"),
+        ({"n_mels": 64.5}, "n_mels must be a whole number above 0, got 64.5"),
+        ({"sr": 0}, "sr must be above 0, got 0"),
+        ({"fmin": 9000, "fmax": 8000}, "fmin must be .* below fmax, here 8000 Hz, got 9000"),
+        ({"fmin": 22050}, "below fmax, here 22050 Hz, got 22050"),
+        ({"power_melgram": -1}, "power_melgram must be above 0, got -1"),
+        ({"norm": 2}, "norm must be 'slaney' .* got 2"),
+        ({"image_data_format": "NCHW"}, "'default' or in .*'channels_first'.* got 'NCHW'"),
+        ({"power_spectrogram": 1.0}, "power_spectrogram must be 2.0 .*, got 1.0"),
+        ({"return_decibel_spectrogram": True}, "must be False for mel decibels .* got True"),
+        ({"n_fft": 1024}, "n_fft"),
+    ],
+)
+def test_refuses_what_it_cannot_do(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Melspectrogram(**arguments)
+
+
+@pytest.mark.parametrize("shape", [(), (1000,), (2, 0), (2, 1023), (2, 4410, 2), (2, 1, 4410, 1)])
+def test_refuses_inputs_of_other_shapes(shape):
+    with pytest.raises(
+        ValueError, match=r"expected \(batch, samples\) or .* 1024 samples.* got \("
+    ):
+        Melspectrogram(padding="valid")(np.zeros(shape, np.float32))
 
 
 def test_valid_padding_takes_whole_windows_only():
@@ -60,11 +152,13 @@ def test_same_padding_has_one_frame_per_hop_begun():
     assert layer(np.zeros((1, 1001), np.float32)).shape == (1, 3, 64, 1)
 
 
-def test_unknown_length_gives_the_same(audio):
-    layer = Melspectrogram()
-    traced = tf.function(layer, input_signature=[tf.TensorSpec((None, None))])
-    for one in (audio, audio[:, :-1]):  # with as many zeros on both sides, and with one more right
-        np.testing.assert_allclose(traced(one), layer(one), atol=1e-4)
+@pytest.mark.parametrize("arguments", [{}, {"trainable_kernel": True}])
+def test_unknown_length_gives_the_same(audio, arguments):
+    layer = Melspectrogram(**arguments)
+    for sound in (audio, audio[:6].reshape(3, 2, -1)):
+        traced = tf.function(layer, input_signature=[tf.TensorSpec((None,) * sound.ndim)])
+        for one in (sound, sound[..., :-1]):  # as many zeros on both sides, and one more right
+            np.testing.assert_allclose(traced(one), layer(one), atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -81,37 +175,43 @@ def test_same_padding_is_that_of_tensorflows_convolutions(n, frames_and_zeros):
     np.testing.assert_allclose(same, padded, atol=1e-9)
 
 
-def test_refuses_unknown_padding():
-    with pytest.raises(ValueError, match="'same' or 'valid', got 'causal'"):
-        Melspectrogram(padding="causal")
-
-
-def test_stays_float32_under_a_mixed_precision_policy(audio):
+@pytest.mark.parametrize("dtype", ["float64", "float16"])
+def test_stays_float32(audio, dtype):
+    arguments = {"trainable_fb": True, "trainable_kernel": True}
+    expected = Melspectrogram()(audio)
     keras.config.set_dtype_policy("mixed_bfloat16")
+    keras.config.set_floatx(dtype)
     try:
-        decibels = Melspectrogram()(audio)
+        layers = [Melspectrogram(), Melspectrogram(**arguments)]
+        results = [layer(audio.astype("float64")) for layer in layers]
+        results.append(layers[0]((audio * 32768).astype("int16")))
     finally:
+        keras.config.set_floatx("float32")
         keras.config.set_dtype_policy("float32")
-    assert decibels.dtype == "float32"
-    np.testing.assert_allclose(decibels, Melspectrogram()(audio), atol=1e-4)
+    assert {weight.dtype for weight in layers[1].weights} == {"float32"}
+    for decibels in results:
+        assert decibels.dtype == "float32"
+        np.testing.assert_allclose(decibels, expected, atol=0.01)
 
 
 @pytest.mark.parametrize("decibel", [True, False])
-def test_gradients_reach_trainable_kernel_and_filterbank(audio, decibel):
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_gradients_reach_trainable_kernel_and_filterbank(audio, decibel, power):
     layer = Melspectrogram(
         trainable_kernel=True,
         trainable_fb=True,
-        power_melgram=1.0,
+        power_melgram=power,
         return_decibel_melgram=decibel,
     )
-    with tf.GradientTape() as tape:
-        # One clip with digital silence in it: its gradient has to be finite as well.
-        loss = tf.reduce_mean(layer(np.concatenate([audio, np.zeros_like(audio[:1])])))
-    gradients = tape.gradient(loss, layer.trainable_variables)
-    assert len(gradients) == 3
-    for gradient in gradients:
-        assert np.isfinite(gradient).all()
-        assert np.abs(gradient).max() > 0
+    silence = np.zeros_like(audio[:1])  # its gradient has to be finite, alone and among others
+    for waveforms, flows in ((np.concatenate([audio, silence]), True), (silence, False)):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(layer(waveforms))
+        gradients = tape.gradient(loss, layer.trainable_variables)
+        assert len(gradients) == 3
+        for gradient in gradients:
+            assert np.isfinite(gradient).all()
+            assert (np.abs(gradient).max() > 0) == flows
 
 
 def test_nothing_is_trainable_by_default(audio):
@@ -122,9 +222,13 @@ def test_nothing_is_trainable_by_default(audio):
 
 def test_saving_and_loading_keeps_arguments_and_trained_weights(tmp_path, audio):
     inputs = keras.Input((44100,))
-    arguments = {"n_hop": 400, "n_mels": 32, "fmin": 50.0, "trainable_kernel": True}
-    arguments |= {"htk": True, "norm": None, "padding": "valid", "power_melgram": 1.0}
-    model = keras.Model(inputs, Melspectrogram(trainable_fb=True, **arguments)(inputs))
+    arguments = {"n_dft": np.int64(512), "n_hop": None, "sr": 22050, "n_mels": 32, "fmin": 50.0}
+    arguments |= {"fmax": 9000.0, "padding": "valid", "power_melgram": 1.0, "htk": True, "norm": 1}
+    arguments |= {"trainable_kernel": True, "trainable_fb": True, "return_decibel_melgram": False}
+    arguments |= {"image_data_format": "channels_first", "power_spectrogram": 2.0}
+    model = keras.Model(inputs, Melspectrogram(**arguments)(inputs))
+    names = [weight.name for weight in model.weights]
+    assert names == ["real_kernel", "imaginary_kernel", "mel_matrix"]
     rng = np.random.default_rng(0)
     model.set_weights([w + 0.01 * rng.random(w.shape) for w in model.get_weights()])
     model.save(tmp_path / "front_end.keras")
@@ -134,7 +238,8 @@ def test_saving_and_loading_keeps_arguments_and_trained_weights(tmp_path, audio)
     np.testing.assert_allclose(loaded(audio), model(audio), atol=1e-4)
     layers = [one.layers[1].get_config() for one in (model, loaded)]
     assert layers[0] == layers[1]
-    assert {name: layers[1][name] for name in arguments} == arguments
+    assert set(inspect.signature(Melspectrogram).parameters) <= {*layers[1], "kwargs"}
+    assert {name: layers[1][name] for name in arguments} == {**arguments, "n_hop": 256}
 
 
 class TestLogMelInNumpy:
@@ -178,7 +283,9 @@ class TestLogMelInNumpy:
         np.testing.assert_allclose(logmel.log_mel(audio[0], 44100, 1024, 500, 64), whole, atol=1e-3)
 
     def test_silence_is_the_floor(self):
-        assert (logmel.log_mel(np.zeros(5000, np.float32), 44100, 1024, 500, 64) == -100).all()
+        silence = logmel.log_mel(np.zeros(5000, np.float32), 44100, 1024, 500, 64)
+        assert (silence == logmel.FLOOR_DB).all()
+        assert (logmel.mix_powers(silence, silence, 0.7) == logmel.FLOOR_DB).all()
 
     def test_mixing_adds_powers(self):
         a, b = np.full((2, 2), -20.0), np.full((2, 2), -30.0)
