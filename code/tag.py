@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import soundfile as sf
 
+from clips.decoding import read_clip
+from clips.files import AUDIO_SUFFIXES
 from messages import InputError, UnreadableClip
 from runs import command_line
-from solution import audio
 from solution.crops import prefetch
 
 STDIN = "-"
@@ -49,18 +49,13 @@ class Tagged:
     windows: list | tuple = ()  # (start, end, scores)
 
 
-def audio_suffixes() -> set[str]:
-    formats = sf.available_formats().keys() - {"RAW"}  # cameras call their pictures .raw
-    return {f".{name.lower()}" for name in formats} | {".aif", ".oga", ".opus"}
-
-
 def find_files(names: list[str]) -> list[tuple[str, str]]:
     """The files that are meant, each with "": a folder stands for all audio files below it, but
     for hidden ones.
 
     A folder that cannot be read, or holds none, is there itself, with what is wrong with it.
     """
-    suffixes, files = audio_suffixes(), []
+    files = []
     for name in names:
         if name == STDIN or not os.path.isdir(name):
             files.append((name, ""))
@@ -70,7 +65,7 @@ def find_files(names: list[str]) -> list[tuple[str, str]]:
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
             inside = sorted(name for name in inside if not name.startswith("."))
             paths = (os.path.join(folder, file) for file in inside)
-            found += [path for path in paths if Path(path).suffix.lower() in suffixes]
+            found += [path for path in paths if Path(path).suffix.lower() in AUDIO_SUFFIXES]
         files += [(path, "") for path in found]
         files += [(fault.filename, f"cannot be opened ({fault.strerror})") for fault in faults]
         if not found and not faults:
@@ -84,10 +79,10 @@ def read(name: str, sample_rate: int) -> np.ndarray:
         if name == STDIN:
             if sys.stdin is None:
                 raise UnreadableClip("is closed")
-            return audio.read_clip(io.BytesIO(sys.stdin.buffer.read()), sample_rate)
+            return read_clip(io.BytesIO(sys.stdin.buffer.read()), sample_rate)
         with open(name, "rb") as file:
             seekable = file if file.seekable() else io.BytesIO(file.read())
-            return audio.read_clip(seekable, sample_rate)
+            return read_clip(seekable, sample_rate)
     except OSError as error:
         raise UnreadableClip(f"cannot be opened ({error.strerror})") from error
     except MemoryError as error:
@@ -173,7 +168,7 @@ def require_writable(path: Path, clips: list[str]) -> None:
     InputError
     """
     is_clip = path.exists() and any(os.path.exists(clip) and path.samefile(clip) for clip in clips)
-    if path.suffix.lower() in audio_suffixes() or is_clip:
+    if path.suffix.lower() in AUDIO_SUFFIXES or is_clip:
         raise InputError(f"--csv {path} would overwrite a clip: name the table first")
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise InputError(f"--csv {path} cannot be written")

@@ -154,9 +154,9 @@ class TestTagger:
 
     def test_certainty_goes_from_nothing_to_all(self, tagger):
         n = len(tagger.classes)
-        nothing = tagger._trained.stack({"v1mix": np.zeros((1, n)), "max3exam": np.zeros((1, n))})
+        nothing = tagger._ensemble.stack({"v1mix": np.zeros((1, n)), "max3exam": np.zeros((1, n))})
         np.testing.assert_allclose(tagger.certainty(nothing[0]), 0, atol=1e-6)
-        surely = tagger._trained.stack({"v1mix": np.eye(n), "max3exam": np.eye(n)})
+        surely = tagger._ensemble.stack({"v1mix": np.eye(n), "max3exam": np.eye(n)})
         np.testing.assert_allclose(tagger.certainty(surely).diagonal(), 1, atol=1e-6)
 
     @pytest.mark.parametrize(

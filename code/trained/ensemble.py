@@ -1,59 +1,75 @@
-"""A trained ensemble: what the stages left in the output folder, or kernel.py packed for upload.
+"""A trained ensemble: weights of networks and stackers, and `trained.json`, which describes them.
 
-`trained.json` describes it: classes, settings, folds, and how to tell that a file of weights is
-still the one that the stackers were trained for. So nothing but its folder has to be named.
+The description names every file, relative to itself, with its size and checksum. So an ensemble
+may be copied anywhere, and nothing but its folder has to be named.
 """
 
 import dataclasses
 import functools
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from config import Config, from_json
+from clips.prepare import PreparedClip
+from clips.store import in_memory
+from config import PREPROCESSING_SETTINGS, VIEW_SETTINGS, Config, from_json
 from messages import InputError, MissingResult
 from solution import stacker
-from solution.scoring import Predictor
-from storage import OutputFolder, size_and_checksum_of, write_json
-from trained import packed
+from solution.crops import views
+from solution.scoring import Scorer
+from storage import size_and_checksum, write_json
 
-STACKERS = "stackers"  # in a packed ensemble
+DESCRIPTION = "trained.json"
+
+
+class File(NamedTuple):
+    """A file of weights, as it was when the stackers were trained."""
+
+    path: str  # relative to the description
+    size: int  # bytes
+    checksum: str  # CRC-32, as `storage.size_and_checksum` gives it
 
 
 @dataclass(frozen=True)
-class Trained:
+class Ensemble:
     """An ensemble that is ready to score clips."""
 
-    folder: Path  # where its files are
+    folder: Path  # where its description is
     classes: list[str]  # in the order of the scores
     configs: list[Config]  # one per experiment, in the order of the stackers' channels
     folds: list[int]  # those of each experiment's networks
-    n_stackers: int
-    checksums: dict[str, list]  # of the files of weights, by path; empty where they are packed
+    networks: dict[str, list[File]]  # weights by experiment, in the order of the folds
+    stackers: list[File]
 
     @property
-    def is_packed(self) -> bool:
-        """Did kernel.py write it? Else it is the output folder of a run."""
-        return not self.checksums
+    def files(self) -> list[File]:
+        """All that the ensemble consists of, but for its description."""
+        return [file for files in (*self.networks.values(), self.stackers) for file in files]
 
-    def load(self, predictor: Predictor, fold: int) -> None:
-        """Give the predictor of an experiment the weights of one fold.
+    def find(self, file: File) -> Path:
+        """Where a file is.
 
         Raises
         ------
         MissingResult
-            If they are not there, or not those that the stackers were trained for.
+            If it is not there, or not the one that the stackers were trained for.
         """
-        name = predictor.config.name
-        if self.is_packed:
-            predictor.set_merged_weights(self._packed(name, fold))
-        else:
-            path = OutputFolder(self.folder).model(name, f"fold{fold}", "weights.h5")
-            self._require(path)
-            predictor.load_weights(path)
+        path = self.folder / file.path
+        if not path.is_file():
+            raise MissingResult(f"{path} is missing: run the pipeline again")
+        if size_and_checksum(path) != [file.size, file.checksum]:
+            raise MissingResult(
+                f"{path} is not the file that the stackers were trained for: run the pipeline again"
+            )
+        return path
+
+    def load(self, scorer: Scorer, fold: int) -> None:
+        """Give the scorer of an experiment the weights of one fold; MissingResult as of `find`."""
+        files = self.networks[scorer.config.name]
+        scorer.load_weights(self.find(files[self.folds.index(fold)]))
 
     def stack(self, scores: dict[str, np.ndarray]) -> np.ndarray:
         """The stackers' scores from those of the experiments.
@@ -71,7 +87,7 @@ class Trained:
         average = self.mean(scores)
         channels = [scores.get(config.name, average) for config in self.configs]
         inputs = stacker.stacker_input(channels, [config.stack_weight for config in self.configs])
-        return stacker.predict(inputs, self.stackers)
+        return stacker.stack(inputs, self._stackers)
 
     def mean(self, scores: dict[str, np.ndarray]) -> np.ndarray:
         """The average over the experiments that are there, by their weights: (clips, classes)."""
@@ -80,44 +96,21 @@ class Trained:
         return stacker.weighted_average([*scores.values()], there).astype(np.float32)
 
     @functools.cached_property
-    def stackers(self) -> list[list[np.ndarray]]:
+    def _stackers(self) -> list[list[np.ndarray]]:
         """The weights of each stacker."""
-        if self.is_packed:
-            return [self._packed(STACKERS, number) for number in range(self.n_stackers)]
-        outputs, shape = OutputFolder(self.folder), (len(self.classes), len(self.configs) + 1)
-        paths = [outputs.stacker(number, "weights.h5") for number in range(self.n_stackers)]
-        for path in paths:
-            self._require(path)
-        return [stacker.read_weights(path, *shape) for path in paths]
-
-    def _packed(self, name: str, number: int) -> list[np.ndarray]:
-        path = self.folder / f"{name}.npz"
-        try:
-            return packed.read(path, number)
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise MissingResult(
-                f"{path} is missing or damaged ({error}): run kernel again"
-            ) from error
-
-    def _require(self, path: Path) -> None:
-        expected = self.checksums.get(str(path.relative_to(self.folder)))
-        if not path.is_file():
-            raise MissingResult(f"{path} is missing: run the pipeline again")
-        if size_and_checksum_of(path) != expected:
-            raise MissingResult(
-                f"{path} is not the file that the stackers were trained for: run the pipeline again"
-            )
+        shape = len(self.classes), len(self.configs) + 1
+        return [stacker.read_weights(self.find(file), *shape) for file in self.stackers]
 
 
-def write(trained: Trained) -> None:
+def write(ensemble: Ensemble) -> None:
     """Write the description into the ensemble's folder."""
-    values = dataclasses.asdict(trained)
+    values = dataclasses.asdict(ensemble)
     del values["folder"]
-    write_json(OutputFolder(trained.folder).trained, values)
+    write_json(ensemble.folder / DESCRIPTION, values)
 
 
-def read(folder: Path) -> Trained:
-    """The ensemble in an output folder, or in one that kernel.py packed.
+def read(folder: Path) -> Ensemble:
+    """The ensemble in a folder: the output folder of a run, or a copy of its files.
 
     Raises
     ------
@@ -126,7 +119,7 @@ def read(folder: Path) -> Trained:
     InputError
         If its description is damaged, or of another version of this project.
     """
-    path = OutputFolder(Path(folder)).trained
+    path = Path(folder) / DESCRIPTION
     if not path.is_file():
         raise MissingResult(
             f"no trained ensemble in {folder}: {path.name} is not there. `sh run.sh` trains one; "
@@ -135,6 +128,27 @@ def read(folder: Path) -> Trained:
     try:
         values = json.loads(path.read_text())
         values["configs"] = [from_json(config) for config in values["configs"]]
-        return Trained(folder=Path(folder), **values)
-    except (ValueError, TypeError, KeyError) as error:
+        values["stackers"] = [File(*file) for file in values["stackers"]]
+        values["networks"] = {
+            name: [File(*file) for file in files] for name, files in values["networks"].items()
+        }
+        return Ensemble(folder=Path(folder), **values)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} is damaged, or of another version: {error}") from error
+
+
+def network_inputs(
+    prepared: list[PreparedClip], configs: list[Config]
+) -> dict[str, dict[str, np.ndarray]]:
+    """What the networks of each experiment take of a few clips, as `Scorer.score` wants it.
+
+    Experiments with the same `VIEW_SETTINGS`, mostly all, share their arrays.
+    """
+    clips = in_memory(prepared, configs[0].values(PREPROCESSING_SETTINGS))
+    numbers, made, inputs = np.arange(len(prepared)), {}, {}
+    for config in configs:
+        settings = tuple(config.values(VIEW_SETTINGS).values())
+        if settings not in made:
+            made[settings] = {"views": views(clips, numbers, config), **clips.inputs(numbers)}
+        inputs[config.name] = made[settings]
+    return inputs

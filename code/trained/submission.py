@@ -1,44 +1,40 @@
-"""A submission in the time there is, from a packed ensemble: the work of a Kaggle kernel.
+"""A submission in the time there is: the work of a Kaggle kernel.
 
 There is a submission before any network has worked, and a better one after each of them.
 """
 
-import dataclasses
-import tempfile
+import itertools
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 import fast  # noqa: F401
-import storage
-from clips import dataset, views
-from clips import store as clipstore
-from clips.store import ClipStore
-from config import VIEW_SETTINGS, Config
-from messages import first_few
-from solution import models
-from solution.crops import Examples, split
-from solution.scoring import Predictor
-from storage import Checkpoint, written_whole
+from clips import dataset, prepare
+from clips.files import ClipFile
+from clips.prepare import PreparedClip
+from config import PREPROCESSING_SETTINGS, Config
+from messages import first_few, progress_bar
+from solution.scoring import Scorer
+from storage import written_whole
 from trained import ensemble as trained
-from trained.ensemble import Trained
+from trained.ensemble import Ensemble, network_inputs
 
-COMPETITION_CLIPS = 3361  # of the private test set
-CLIPS_AT_ONCE = 64  # between two looks at the clock
+CLIPS_AT_ONCE = 16  # between two looks at the clock
 RESERVE = 0.05  # of the budget, for stacking and writing
 
 
 def make(
-    ensemble: Path, root: Path, path: Path, minutes: float = 55, started: float | None = None
+    folder: Path, root: Path, path: Path, minutes: float = 55, started: float | None = None
 ) -> None:
     """Tag the test clips of a competition, and write the submission, within the budget.
 
     Parameters
     ----------
-    ensemble : Path
-        The folder that kernel.py packed, or the output folder of a run.
+    folder : Path
+        Where the ensemble is: the dataset that kernel.py wrote, or the output folder of a run.
     root : Path
         Somewhere below it are sample_submission.csv and the test clips.
     path : Path
@@ -55,64 +51,59 @@ def make(
     """
     began = time.monotonic()
     deadline = (began if started is None else started) + 60 * minutes * (1 - RESERVE)
-    members = trained.read(ensemble)
-    test, columns = dataset.find_test(root, members.classes)
-    n_clips, n_classes = len(test), len(members.classes)
+    ensemble = trained.read(folder)
+    test, columns = dataset.find_test(root, ensemble.classes)
+    n_clips, n_classes = len(test), len(ensemble.classes)
     print(f"{n_clips} test clips, {n_classes} classes, {minutes:g} minutes", flush=True)
 
     def write(scores: np.ndarray, what: str) -> None:
-        table = pd.DataFrame(scores, columns=members.classes).assign(fname=test.fnames)
+        table = pd.DataFrame(scores, columns=ensemble.classes).assign(fname=test.fnames)
         with written_whole(path) as part:
             table[columns].to_csv(part, index=False)
         print(f"{path.name}: {what} ({time.monotonic() - began:.0f} s)", flush=True)
 
     write(np.full((n_clips, n_classes), 1 / n_classes), "equal scores")
-    with tempfile.TemporaryDirectory() as folder:
-        store, pace = prepare(test, members.configs[0], Path(folder) / "clips", deadline)
-        averages = Averages(members, store, Path(folder), deadline)
-        while averages.score_next():
-            write(members.mean(averages.scores), f"mean of {averages}")
+    averages = Averages(ensemble, read_test(test, ensemble.configs, deadline), deadline)
+    while averages.score_next():
+        write(ensemble.mean(averages.scores), f"mean of {averages}")
     if averages.scores:
         try:
-            write(members.stack(averages.scores), f"stacked {averages}")
+            write(ensemble.stack(averages.scores), f"stacked {averages}")
         except Exception as error:  # whatever it is, there is a submission
             print(f"warning: not stacked, so the mean stays: {error!r}", flush=True)
-        pace += averages.seconds_per_clip()
-        print(
-            f"projected for {COMPETITION_CLIPS:,} clips and all {averages.n_networks} networks on "
-            f"this machine: {pace * COMPETITION_CLIPS / 60:.1f} minutes"
-        )
 
 
-def prepare(
-    test: dataset.Split, config: Config, folder: Path, deadline: float
-) -> tuple[ClipStore, float]:
-    """A clip store of the test clips, and how many seconds a clip took.
+def read_test(
+    test: dataset.Split, configs: list[Config], deadline: float
+) -> list[dict[str, dict[str, np.ndarray]]]:
+    """All clips in batches, each as `network_inputs` gives it: a third of a megabyte a clip.
 
-    What is not reached in half of the time counts as silence.
+    What is not reached in half of the time counts as silence, as what cannot be read does.
     """
-    settings, began = clipstore.settings_of(config), time.monotonic()
-    deadline = began + (deadline - began) / 2
-    clips = None
-    with clipstore.Writer(folder, settings, Checkpoint(folder / "checkpoint", "")) as writer:
-        for number, fname in enumerate(test.fnames):
-            if clips is None:
-                clips = clipstore.prepare_all(test.files[number:], settings)
-            if time.monotonic() > deadline:
-                clip = clipstore.silence(settings, "was not reached in time")
-            else:
-                try:
-                    clip = next(clips)
-                except Exception as error:  # a process died, say: on with new ones after this clip
-                    clips, clip = None, clipstore.silence(settings, f"ended in {error!r}"[:200])
-            writer.append(fname, clip)
-            if number == 0:  # before, processes were started
-                began = time.monotonic()
-    pace = (time.monotonic() - began) / max(len(test) - 1, 1)
-    store = ClipStore(folder)
-    if silent := store.unreadable:
+    now, settings = time.monotonic(), configs[0].values(PREPROCESSING_SETTINGS)
+    prepared = _prepared(test.files, settings, now + (deadline - now) / 2)
+    clips, batches, silent = zip(test.fnames, prepared, strict=True), [], []
+    while batch := list(itertools.islice(clips, CLIPS_AT_ONCE)):
+        silent += [f"{fname} {clip.fault}" for fname, clip in batch if clip.fault]
+        batches.append(network_inputs([clip for _, clip in batch], configs))
+    if silent:
         print(f"warning: {len(silent)} clips count as silence: {first_few(silent)}", flush=True)
-    return store, pace
+    return batches
+
+
+def _prepared(files: list[ClipFile], settings: dict, deadline: float) -> Iterator[PreparedClip]:
+    """One clip after the other, whatever happens."""
+    clips = None
+    for number in progress_bar("reading", len(files), iterable=range(len(files))):
+        if time.monotonic() > deadline:
+            yield prepare.silence(settings, "was not reached in time")
+            continue
+        try:
+            clips = clips or prepare.prepare_all(files[number:], settings)
+            clip = next(clips)
+        except Exception as error:  # a process died, say: on with new ones after this clip
+            clips, clip = None, prepare.silence(settings, f"ended in {error!r}"[:200])
+        yield clip
 
 
 class Averages:
@@ -125,110 +116,70 @@ class Averages:
 
     Attributes
     ----------
-    scores : dict of float32 (clips, classes), by experiment
-    n_networks : how many there are in all
+    scores : dict of experiment -> float32 (clips, classes), of those that have worked
     """
 
-    def __init__(self, members: Trained, store: ClipStore, folder: Path, deadline: float):
-        self._members, self._store, self._folder = members, store, folder
-        self._deadline = deadline
-        self._configs = sorted(members.configs, key=lambda config: -config.stack_weight)
-        self._pending = [(config, fold) for fold in members.folds for config in self._configs]
-        self.n_networks = len(self._pending)
-        self._predictors, self._viewed = {}, {}
-        self._done = dict.fromkeys((config.name for config in self._configs), 0)
-        self._seconds = {}  # that the last network of an experiment took for all clips
-        self._seconds_of_views = 0.0
+    def __init__(self, ensemble: Ensemble, batches: list[dict], deadline: float):
+        self._ensemble, self._batches, self._deadline = ensemble, batches, deadline
+        configs = sorted(ensemble.configs, key=lambda config: -config.stack_weight)
+        self._pending = [(config, fold) for fold in ensemble.folds for config in configs]
+        self._n_done = {config.name: 0 for config in configs}
+        self._seconds = {}  # that the last network of an experiment took
+        self._scorers = {}
         self.scores = {}
 
     def __str__(self) -> str:
-        n_folds = len(self._members.folds)
-        return ", ".join(f"{name} ({n} of {n_folds} folds)" for name, n in self._done.items() if n)
+        n = len(self._ensemble.folds)
+        return ", ".join(f"{name} ({i} of {n} folds)" for name, i in self._n_done.items() if i)
 
     def score_next(self) -> bool:
         """Let one more network score all clips. False where none is left, or no time."""
-        while tasks := self._that_fit():
-            config, fold = tasks[0]
-            self._pending.remove(tasks[0])
+        while networks := self._that_fit():
+            config, fold = networks[0]
+            self._pending.remove(networks[0])
             try:
                 scores = self._score(config, fold)
-                if scores is not None and not np.isfinite(scores).all():
-                    raise ValueError("it gives scores that are no numbers")
             except Exception as error:  # whatever it is, the other networks can still work
                 print(f"warning: {config.name} fold {fold} is left out: {error!r}", flush=True)
                 continue
-            if scores is None:
-                self._pending.insert(0, (config, fold))
-                break
-            n = self._done[config.name]
+            n = self._n_done[config.name]
             self.scores[config.name] = (n * self.scores.get(config.name, 0) + scores) / (n + 1)
-            self._done[config.name] += 1
+            self._n_done[config.name] += 1
             return True
         if self._pending:
             names = ", ".join(f"{config.name} fold {fold}" for config, fold in self._pending)
             print(f"left out, as the time does not suffice: {names}", flush=True)
         return False
 
-    def seconds_per_clip(self) -> float:
-        """What the log-mels and all networks together take, or would take."""
-        tasks = [(config, fold) for fold in self._members.folds for config in self._configs]
-        return (self._seconds_of_views + self._estimate(tasks)) / len(self._store)
-
-    def _estimate(self, tasks: list[tuple[Config, int]]) -> float:
-        """Seconds that these networks will take; by their work, where none has been measured."""
-        work = {config.name: models.multiply_adds(config) for config in self._configs}
-        if not self._seconds:
-            return 0.0
-        pace = max(seconds / work[name] for name, seconds in self._seconds.items())
-        return sum(self._seconds.get(c.name, pace * work[c.name]) for c, _ in tasks)
-
     def _that_fit(self) -> list[tuple[Config, int]]:
-        """The networks that have not worked yet, less those for which the time does not suffice."""
-        tasks, left = list(self._pending), self._deadline - time.monotonic()
-        while tasks and self._estimate(tasks) > left:
-            lightest = min(config.stack_weight for config, _ in tasks)
-            tasks.remove([task for task in tasks if task[0].stack_weight == lightest][-1])
-        return tasks
+        """The networks that have not worked yet, less those for which the time does not suffice.
 
-    def _score(self, config: Config, fold: int) -> np.ndarray | None:
-        """Scores of all clips: float32 (clips, classes); None if the time does not suffice.
-
-        What the very first network does not reach in time gets the mean of what it has reached.
+        Those of an experiment that was not measured yet are expected to take the longest.
         """
-        if config.name not in self._predictors:
-            self._predictors[config.name] = Predictor(config, len(self._members.classes))
-        predictor = self._predictors[config.name]
-        self._members.load(predictor, fold)
-        clips, parts = self._views_for(config), []
-        for positions in split(np.arange(len(clips)), CLIPS_AT_ONCE):
-            if parts and self._is_late():
-                break
-            if len(parts) < 2:  # the first part takes longer, as the network is traced
-                began = time.monotonic()
-            part = dataclasses.replace(clips, clips=clips.clips[positions])
-            parts.append(predictor.predict(part, f"{config.name} fold {fold}"))
-        seconds, n_timed = time.monotonic() - began, sum(map(len, parts[1:] or parts))
-        self._seconds[config.name] = seconds * len(self._store) / n_timed
-        scores = np.concatenate(parts)
-        n_left = len(self._store) - len(scores)
-        if not n_left:
-            return scores
-        if self.scores:
-            return None
-        print(f"warning: {n_left} clips were not reached, and get the mean", flush=True)
-        return np.concatenate([scores, np.tile(scores.mean(axis=0), (n_left, 1))])
+        networks, left = list(self._pending), self._deadline - time.monotonic()
+        slowest = max(self._seconds.values(), default=0.0)
 
-    def _is_late(self) -> bool:
-        return time.monotonic() > self._deadline
+        def seconds() -> float:
+            return sum(self._seconds.get(config.name, slowest) for config, _ in networks)
 
-    def _views_for(self, config: Config) -> Examples:
-        """The clips with their log-mels, which most experiments share."""
-        settings = tuple(config.values_of(VIEW_SETTINGS).values())
-        if settings not in self._viewed:
-            path, began = self._folder / f"views{len(self._viewed)}.npy", time.monotonic()
-            checkpoint = Checkpoint(path.with_suffix(".checkpoint"), "")
-            views.write(self._store, config, path, checkpoint, "log-mels", self._is_late)
-            self._seconds_of_views += time.monotonic() - began
-            rows = storage.Rows(path)
-            self._viewed[settings] = Examples(self._store, np.arange(len(rows)), None, rows)
-        return self._viewed[settings]
+        while networks and seconds() > left:
+            lightest = min(config.stack_weight for config, _ in networks)
+            networks.remove([one for one in networks if one[0].stack_weight == lightest][-1])
+        return networks
+
+    def _score(self, config: Config, fold: int) -> np.ndarray:
+        """Scores of all clips: float32 (clips, classes). TimeoutError if it gets too late."""
+        if config.name not in self._scorers:
+            self._scorers[config.name] = Scorer(config, len(self._ensemble.classes))
+        scorer, scores, began = self._scorers[config.name], [], time.monotonic()
+        self._ensemble.load(scorer, fold)
+        label, n = f"{config.name} fold {fold}", len(self._batches)
+        for inputs in progress_bar(label, n, "batch", iterable=self._batches):
+            if time.monotonic() > self._deadline:
+                raise TimeoutError(f"{len(scores)} of {n} batches in time")
+            scores.append(scorer.score(inputs[config.name]))
+        self._seconds[config.name] = time.monotonic() - began
+        scores = np.concatenate(scores)
+        if not np.isfinite(scores).all():
+            raise ValueError("it gives scores that are no numbers")
+        return scores

@@ -9,14 +9,14 @@ import librosa
 import numpy as np
 
 import fast  # noqa: F401
-from clips import store as clipstore
-from clips import views
-from clips.store import PreparedClip
-from config import VIEW_SETTINGS
+from clips.decoding import HIGHEST_RATE, LOWEST_RATE
+from clips.prepare import PreparedClip, prepare_waveform
+from config import PREPROCESSING_SETTINGS
 from messages import InputError
 from solution import audio
-from solution.scoring import Predictor
+from solution.scoring import Scorer
 from trained import ensemble as trained
+from trained.ensemble import network_inputs
 
 CLIPS_AT_ONCE = 16
 
@@ -60,26 +60,26 @@ class Tagger:
         folds: int | list[int] | None = None,
         precision: str | None = None,
     ):
-        self._trained = trained.read(Path(folder))
-        self.classes = self._trained.classes
-        names = [config.name for config in self._trained.configs]
+        self._ensemble = trained.read(Path(folder))
+        self.classes = self._ensemble.classes
+        names = [config.name for config in self._ensemble.configs]
         chosen = _chosen("experiment", experiments, names)
         self._stacks = experiments is None or len(chosen) > 1
-        self._folds = _chosen("fold", folds, self._trained.folds)
+        self._folds = _chosen("fold", folds, self._ensemble.folds)
         self._configs = [
             dataclasses.replace(config, precision=precision or config.precision)
-            for config in self._trained.configs
+            for config in self._ensemble.configs
             if config.name in chosen
         ]
-        self._settings = clipstore.settings_of(self._configs[0])
+        self._settings = self._configs[0].values(PREPROCESSING_SETTINGS)
         self.sample_rate = self._settings["sample_rate"]
         self._lock = threading.Lock()
-        self._predictors, self._weights = {}, {}
+        self._scorers, self._weights = {}, {}
         for config in self._configs:
-            predictor = self._predictors[config.name] = Predictor(config, len(self.classes))
+            scorer = self._scorers[config.name] = Scorer(config, len(self.classes))
             for fold in self._folds:
-                self._trained.load(predictor, fold)
-                self._weights[config.name, fold] = predictor.merged_weights()
+                self._ensemble.load(scorer, fold)
+                self._weights[config.name, fold] = scorer.weights
         self._lowest, self._highest = self._range()
 
     def tag(
@@ -173,15 +173,15 @@ class Tagger:
         if not self._stacks:
             return np.zeros(n), np.ones(n)
         names = [config.name for config in self._configs]
-        nothing = self._trained.stack(dict.fromkeys(names, np.zeros((1, n))))[0]
-        only_one = self._trained.stack(dict.fromkeys(names, np.eye(n)))  # (clips, classes)
+        nothing = self._ensemble.stack(dict.fromkeys(names, np.zeros((1, n))))[0]
+        only_one = self._ensemble.stack(dict.fromkeys(names, np.eye(n)))  # (clips, classes)
         return nothing, np.maximum(only_one.diagonal(), nothing + 1e-6)
 
     def _prepared(self, waveform: np.ndarray, sample_rate: int) -> PreparedClip:
         waveform = np.asarray(waveform)
         if waveform.ndim != 1 or not len(waveform):
             raise ValueError(f"expected a waveform of shape (samples,), got {waveform.shape}")
-        if not audio.LOWEST_RATE <= sample_rate <= audio.HIGHEST_RATE:
+        if not LOWEST_RATE <= sample_rate <= HIGHEST_RATE:
             raise ValueError(f"expected a sample rate in Hz, got {sample_rate}")
         if waveform.dtype.kind == "i" and waveform.dtype.itemsize in (2, 4):
             waveform = waveform / -float(np.iinfo(waveform.dtype).min)
@@ -190,27 +190,19 @@ class Tagger:
         waveform = audio.limited(waveform.astype(np.float32))
         if sample_rate != self.sample_rate:
             waveform = librosa.resample(waveform, orig_sr=sample_rate, target_sr=self.sample_rate)
-        return clipstore.prepare_waveform(waveform, self._settings)
+        return prepare_waveform(waveform, self._settings)
 
     def _scores(self, prepared: list[PreparedClip]) -> np.ndarray:
         """(clips, classes)"""
-        clips = clipstore.in_memory(prepared, self._settings)
-        numbers, made_for, by_experiment = np.arange(len(clips)), None, {}
+        inputs, by_experiment = network_inputs(prepared, self._configs), {}
         with self._lock:
             for config in self._configs:
-                settings = config.values_of(VIEW_SETTINGS)
-                if made_for != settings:  # mostly all experiments share them
-                    made_for = settings
-                    inputs = {"views": views.of_clips(clips, numbers, config)}
-                    inputs |= clips.inputs(numbers)
-                predictor, scores = self._predictors[config.name], 0.0
+                scorer, scores = self._scorers[config.name], 0.0
                 for fold in self._folds:
-                    predictor.set_merged_weights(self._weights[config.name, fold])
-                    scores += predictor.predict_on_batch(inputs) / len(self._folds)
+                    scorer.set_weights(self._weights[config.name, fold])
+                    scores += scorer.score(inputs[config.name]) / len(self._folds)
                 by_experiment[config.name] = scores
-            if self._stacks:
-                return self._trained.stack(by_experiment)
-            return by_experiment.popitem()[1]
+        return self._ensemble.stack(by_experiment) if self._stacks else scores
 
 
 def _chosen(what: str, chosen, known: list) -> list:
