@@ -1,24 +1,38 @@
 """Where clips lie: files in folders, or members of zip archives, which are read as they are."""
 
+import codecs
+import contextlib
 import functools
 import io
 import lzma
-import unicodedata
+import os
+import re
 import zipfile
 import zlib
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import pandas as pd
+import soundfile as sf
 
-from messages import InputError, UnreadableClip, raise_if
+from clips.names import nearest, same, shown, strip
+from messages import SHOWN, InputError, UnreadableClip, raise_if
 
 CLIP_FOLDERS = {
     "curated": ("train_curated", "audio_train", "FSDKaggle2019.audio_train_curated"),
     "noisy": ("train_noisy", "audio_train", "FSDKaggle2019.audio_train_noisy"),
     "test": ("test", "audio_test", "FSDKaggle2019.audio_test"),
 }
+# Cameras call their pictures .raw.
+AUDIO_SUFFIXES = {f".{name.lower()}" for name in sf.available_formats().keys() - {"RAW"}} | {
+    *(".aif", ".aifc", ".oga", ".opus", ".m4a", ".m4b", ".aac", ".amr", ".wma", ".mka", ".mp2"),
+    *(".3gp", ".3g2", ".mp4", ".mov", ".webm"),
+}
+DEEPEST = 8  # folder below the one where files are looked for
+UTF8_FLAG = 0x800  # of a member of a zip archive
 LARGEST_MEMBER = 1 << 30  # bytes; two hours in one channel are less
 # What damaged, encrypted or strangely compressed archives raise.
 BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
@@ -30,17 +44,6 @@ def _archive(path: Path) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def unpacked(archive: zipfile.ZipFile, member: str) -> BinaryIO:
-    """A member in memory. Raises ValueError, and one of BAD_ARCHIVE, if that cannot be."""
-    size = archive.getinfo(member).file_size
-    if size > LARGEST_MEMBER:
-        raise ValueError(
-            f"it would take {size / 1e9:.1f} GB of memory: unpack the archive yourself"
-        )
-    with archive.open(member) as file:
-        return io.BytesIO(file.read(size))  # so much at most, whatever the archive really holds
-
-
 @dataclass(frozen=True)
 class ClipFile:
     """Where one clip lies: a file in a folder, or a member of a zip archive."""
@@ -49,17 +52,17 @@ class ClipFile:
     name: str
 
     def open(self) -> BinaryIO:
-        """A seekable binary file; archives are read without unpacking them.
-
-        Raises
-        ------
-        UnreadableClip
-            If the system, or a damaged or encrypted archive, refuses it.
-        """
+        """A seekable binary file. UnreadableClip if the system, or a faulty archive, refuses it."""
         try:
             if self.container.suffix != ".zip":
                 return (self.container / self.name).open("rb")
-            return unpacked(_archive(self.container), self.name)
+            archive = _archive(self.container)
+            size = archive.getinfo(self.name).file_size
+            if size > LARGEST_MEMBER:
+                size = f"{size / 1e9:.1f} GB of memory"
+                raise UnreadableClip(f"would take {size}: unpack the archive yourself")
+            with archive.open(self.name) as file:
+                return io.BytesIO(file.read(size))  # no more, whatever there really is
         except OSError as error:
             raise UnreadableClip(f"cannot be opened ({error.strerror})") from error
         except BAD_ARCHIVE as error:
@@ -75,36 +78,119 @@ class ClipFile:
 
 
 def same_name(fname: str) -> str:
-    """One spelling of a file name: "ö" is one character in most tables, two on some disks."""
-    return unicodedata.normalize("NFC", fname)
+    """One spelling of a file name and of the folders before it, whichever system wrote them."""
+    parts = same(fname).replace("\\", "/").split("/")
+    return "/".join(part for part in parts if part not in ("", ".", ".."))
 
 
-def clips_of(root: Path, split: str, skip_damaged: bool = False) -> dict[str, ClipFile]:
-    """Every file of the split's folders and archives, by `same_name`.
+def is_hidden(path: str) -> bool:
+    """Is this, or a folder that it is in, none of the user's? .DS_Store, ._clip.wav"""
+    return any(part.startswith(".") or part == "__MACOSX" for part in same_name(path).split("/"))
 
-    Raises
-    ------
-    InputError
-        If an archive cannot be read; with `skip_damaged` it counts as absent.
+
+def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """`root` and the folders in it, some levels deep, each with the names of its files."""
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        deep = len(Path(folder).relative_to(root).parts) >= DEEPEST
+        subfolders[:] = sorted(name for name in subfolders if not (deep or is_hidden(name)))
+        yield Path(folder), names
+
+
+def files_in(container: Path) -> Iterator[tuple[str, str]]:
+    """Each file of a folder or an archive: its name there, and its path as people wrote it."""
+    if container.is_dir():
+        os.listdir(container)  # the error, if it may not be read
+        paths = (folder / name for folder, names in walk(container) for name in names)
+        names = [str(path.relative_to(container)) for path in paths if path.is_file()]
+        yield from zip(names, names, strict=True)
+        return
+    for info in _archive(container).infolist():
+        name = info.filename
+        if not info.flag_bits & UTF8_FLAG:  # zipfile takes it for cp437
+            with contextlib.suppress(UnicodeError):
+                name = name.encode("cp437").decode()  # Finder's UTF-8 does not say what it is
+        if not name.endswith(("/", "\\")):
+            yield info.filename, name
+
+
+class Clips:
+    """Every file of a split's folders and archives, by its path there: InputError if one cannot be
+    read; with `skip_damaged` it counts as absent. Of an archive and its folder the folder counts.
     """
-    clips = {}
-    for folder in CLIP_FOLDERS[split]:
-        path = root / folder
-        if path.is_dir():
-            names = [entry.name for entry in path.iterdir() if entry.is_file()]
-            clips.update({same_name(name): ClipFile(path, name) for name in names})
-        archive = root / f"{folder}.zip"
-        if archive.is_file():
+
+    def __init__(self, root: Path, split: str, skip_damaged: bool = False):
+        self.paths, self._folders = {}, CLIP_FOLDERS[split]
+        self._index = defaultdict(list)  # end of a path, with and without suffix -> files
+        folders = [root / name for name in reversed(self._folders) if (root / name).is_dir()]
+        archives = [root / f"{name}.zip" for name in self._folders]
+        for container in folders + [path for path in archives if path.is_file()]:
             try:
-                members = _archive(archive).namelist()
+                self._add(container)
             except (OSError, *BAD_ARCHIVE) as error:
-                if skip_damaged:
-                    continue
-                raise InputError(f"{archive}: is not a readable zip archive ({error})") from error
-            for member in members:
-                if not member.endswith("/"):
-                    clips.setdefault(same_name(Path(member).name), ClipFile(archive, member))
-    return clips
+                kind = "folder" if container in folders else "zip archive"
+                if not skip_damaged:
+                    raise InputError(f"{container}: is not a readable {kind} ({error})") from error
+
+    def _add(self, container: Path) -> None:
+        for name, text in files_in(container):
+            path = same_name(text)
+            if is_hidden(os.path.dirname(path)):
+                continue
+            file = ClipFile(container, name)
+            parts = f"{container.name.removesuffix('.zip')}/{path}".casefold().split("/")
+            for end in ("/".join(parts[i:]) for i in range(len(parts))):
+                self._index[strip(end)].append(file)
+                stem, suffix = os.path.splitext(end)
+                if suffix in AUDIO_SUFFIXES:
+                    self._index[strip(stem)].append(file)
+            for folder in self._folders:  # within the archive, or unpacked into its like
+                path = path.removeprefix(f"{folder}/")
+            self.paths[file] = path
+
+    @functools.cache  # noqa: B019
+    def find(self, fname: str) -> list[ClipFile]:
+        """The files that a table may mean by this: several, where it does not say which."""
+        # What is before the folder is another machine's.
+        wanted = re.sub(f".*/({'|'.join(self._folders)})/", r"\1/", same_name(fname))
+        found = self._index.get(wanted.casefold(), [])
+        by_name = [file for file in found if file.name == fname]
+        by_path = [file for file in found if self.paths[file] == wanted]
+        by_end = [file for file in found if f"/{self.paths[file]}".endswith(f"/{wanted}")]
+        found = by_name or by_path or by_end or found
+        return [file for file in found if file.container == found[0].container]
+
+    def nearest(self, fname: str) -> str:
+        """In words: the clip in another folder, of another format, or that is spelt like this."""
+        base = os.path.basename(same_name(fname).casefold())
+        found = self._index.get(base) or self._index.get(os.path.splitext(base)[0]) or ()
+        near = [self.paths[file] for file in found]
+        names = near or map(os.path.basename, self.paths.values())
+        return nearest(base, names, cutoff=0 if near else 0.7)
+
+    def listed(self) -> tuple[dict[str, ClipFile], list[str]]:
+        """All clips by name, with folders where several have one name; and what is no audio."""
+        clips, others = {}, []
+        for file, path in self.paths.items():
+            if is_hidden(path) or file.container != self.find(path)[0].container:
+                continue  # what was unpacked is in the folder
+            names = (os.path.basename(path), path, file.name)
+            if _is_audio(file):
+                clips[next(name for name in names if self.find(name) == [file])] = file
+            else:
+                others.append(shown(path))
+        return clips, sorted(others)
+
+
+def _is_audio(file: ClipFile) -> bool:
+    """By its suffix or, where that says nothing, by its content."""
+    if os.path.splitext(file.name)[1].lower() in AUDIO_SUFFIXES:
+        return True
+    faults = (UnreadableClip, OSError, RuntimeError, ValueError, TypeError)
+    with contextlib.suppress(*faults), file.open() as stream:
+        if stream.read(2) != codecs.BOM_UTF16_LE:  # text, which libsndfile takes for MP3
+            stream.seek(0)
+            return sf.info(stream) is not None
+    return False
 
 
 def places(root: Path, split: str) -> str:
@@ -113,21 +199,27 @@ def places(root: Path, split: str) -> str:
     return f"{folders} (or .zip) of {root}"
 
 
-def locate(root: Path, split: str, table: pd.DataFrame) -> list[ClipFile]:
-    """The file of each row.
-
-    Raises
-    ------
-    InputError
-        If some are not there, or an archive cannot be read.
-    """
+def locate(root: Path, split: str, table: pd.DataFrame, curated=()) -> tuple[list, list]:
+    """The name and the ClipFile of each row. InputError if one is not there, is not one file, or is
+    among the curated: pretraining would see clips that out-of-fold scores are of."""
     if not len(table):
-        return []
-    clips = clips_of(root, split)
-    missing = [
-        f"row {row}: {fname}"
-        for row, fname in table["fname"].items()
-        if same_name(fname) not in clips
-    ]
-    raise_if(missing, table.attrs["path"], f"clips that are not in {places(root, split)}")
-    return [clips[same_name(fname)] for fname in table["fname"]]
+        return [], []
+    clips, rows = Clips(root, split), {}  # of each file, the row that has it
+    names, missing, unclear, held_out = [], [], [], []
+    for row, fname in table["fname"].items():
+        found, fault = clips.find(fname), f"row {row}: {shown(fname)}"
+        if not found:
+            missing.append(fault + (clips.nearest(fname) if len(missing) < SHOWN else ""))
+        elif len(found) > 1:
+            unclear.append(f"{fault} ({' or '.join(sorted(map(clips.paths.get, found))[:2])})")
+        elif rows.setdefault(found[0], row) != row:
+            unclear.append(f"{fault} (which row {rows[found[0]]} has)")
+        elif found[0] in curated:
+            held_out.append(fault)
+        # Spaces that cannot be seen are no part of a name, unless the file has them.
+        names.append(fname if found and found[0].name == fname else strip(fname))
+    path = table.attrs["path"]
+    raise_if(missing, path, f"clips that are not in {places(root, split)}")
+    raise_if(unclear, path, "clips that are not one file each: write their names in full")
+    raise_if(held_out, path, "clips that are in the curated table too")
+    return names, list(rows)

@@ -25,7 +25,7 @@ from conftest import open_writer
 from messages import InputError
 from runs import space
 
-SETTINGS = Config().values_of(PREPROCESSING_SETTINGS)
+SETTINGS = Config().values(PREPROCESSING_SETTINGS)
 RATE = 44100
 
 

@@ -13,7 +13,7 @@ from clips import prepare
 from clips.files import ClipFile
 from config import PREPROCESSING_SETTINGS, Config
 
-SETTINGS = Config().values_of(PREPROCESSING_SETTINGS)
+SETTINGS = Config().values(PREPROCESSING_SETTINGS)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from solution.audio import trim
 from solution.features import global_features
 from storage import Checkpoint
 
-SETTINGS = Config().values_of(PREPROCESSING_SETTINGS)
+SETTINGS = Config().values(PREPROCESSING_SETTINGS)
 RATE = 44100
 
 
@@ -200,7 +200,7 @@ class TestViews:
 
     @pytest.fixture
     def store(self, tmp_path):
-        settings = self.config.values_of(PREPROCESSING_SETTINGS)
+        settings = self.config.values(PREPROCESSING_SETTINGS)
         rng = np.random.default_rng(0)
         with open_writer(tmp_path / "store", settings) as writer:
             for n in (1, 5000, 22_050, 60_000, 70_000, 30_000, 0):
@@ -254,4 +254,4 @@ class TestViews:
     @pytest.mark.parametrize("change", [{"crop_samples": 9}, {"frontend": "logmel"}, {"n_hop": 7}])
     def test_depend_on_what_changes_them(self, change):
         other = dataclasses.replace(self.config, **change)
-        assert other.values_of(VIEW_SETTINGS) != self.config.values_of(VIEW_SETTINGS)
+        assert other.values(VIEW_SETTINGS) != self.config.values(VIEW_SETTINGS)
