@@ -79,7 +79,7 @@ class Config:
     stacker_epochs: int = 1000
     stacker_patience: int = 15
 
-    def values_of(self, names: tuple[str, ...]) -> dict:
+    def values(self, names: tuple[str, ...]) -> dict:
         """Some settings, such as `TRAINING_SETTINGS`, with their values."""
         return {name: getattr(self, name) for name in names}
 

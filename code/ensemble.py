@@ -1,55 +1,54 @@
 """Stage 5: stack the experiments' scores into one submission, and print the scores of all."""
 
-import numpy as np
+import functools
 
-from clips.dataset import assign_folds
+import numpy as np
+import pandas as pd
+
+import messages
 from messages import PipelineError
-from runs import command_line, report
+from runs import command_line
+from runs.resume import write_weights
 from runs.run import Run
-from solution.stacker import StackerTrainer, build_stacker, stacker_input
-from storage import read_scores, write_scores
+from solution import metrics
+from solution.folds import assign_folds_by_name
+from solution.stacker import build_stacker, stack, stacker_input, train_stacker
+from solution.training import without_optimiser
+from storage import read_scores, size_and_checksum, write_scores, written_whole
 from trained import ensemble as trained
 
-__all__ = ["build_stacker", "main", "stack"]
+__all__ = ["build_stacker", "main"]
+CHANCE_DRAWS = 20
+HELD_OUT = "ensemble, held out"
+NOTE = f"""
+Out of fold, epochs of networks and stackers were chosen by the clips that are scored, as published:
+optimistic by a little. {HELD_OUT!r}: by stackers that know nothing of the clips."""
 
 
-def stack(run: Run, fnames: list[str], oof: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Train one stacker per fold, unless it is there already.
-
-    Parameters
-    ----------
-    fnames : names of the curated clips that have scores
-    oof : (clips, classes, channels)
-    truth : multi-hot (clips, classes)
-
-    Returns
-    -------
-    (clips, classes), each clip's score from the stacker that was not trained on it
-    """
-    config, classes, trainer = run.configs[0], run.dataset.classes, None
-    # Of the clips that have scores; where all have, this is the fold table.
-    fold_of = assign_folds(truth, config.n_folds, config.fold_seed)
-    stacked = np.empty(truth.shape)
-    for fold in range(config.n_folds):
-        result = run.stacker(fold)
-        validated = np.flatnonzero(fold_of == fold)
-        if run.is_pending(result):
-            result.unseal()
-            trainer = trainer or StackerTrainer(oof, truth, fold_of, config)
-            kept = trainer.fit(fold, result.checkpoint)
-            names = [fnames[clip] for clip in validated]
-            write_scores(result.files["scores"], names, classes, kept.scores)
-            trainer.state.write_weights(result.files["weights"], kept)
-            result.seal()
-            print(f"{result.name}: wrote its weights (epoch {kept.epoch}, LRAP {kept.lrap:.4f})")
-        stacked[validated] = read_scores(result.files["scores"]).to_numpy()
-    return stacked
+@command_line.stage
+def main(run: Run) -> None:
+    run.require_clips("curated")
+    curated = run.examples("curated")
+    clips = curated.clips[np.isin(run.clip_folds()[curated.clips], run.folds)]
+    fnames, truth = [curated.store.fnames[clip] for clip in clips], curated.labels[clips]
+    oof = read_predictions(run, "oof.csv", fnames)
+    if run.is_pending(run.ensemble):
+        run.ensemble.unseal()
+        write_ensemble(run, fnames, truth, oof)
+        run.ensemble.seal()
+    table = pd.read_csv(run.ensemble.path("scores.csv"))
+    print()
+    print(table.to_string(index=False, float_format="{:.4f}".format, na_rep=""))
+    print(NOTE)
+    print("\nwrote " + ", ".join(str(run.root / file) for file in run.ensemble.files))
+    if "submission.csv" not in run.ensemble.files:
+        print("no test clips, so no submission")
 
 
-def read_predictions(run: Run, part: str, fnames: list[str]) -> dict[str, np.ndarray]:
+def read_predictions(run: Run, file: str, fnames: list[str]) -> dict[str, np.ndarray]:
     """Every experiment's scores of the given clips, by its name: (clips, classes) each.
 
-    part : "oof" or "test"
+    file : "oof.csv" or "test.csv"
 
     Raises
     ------
@@ -62,55 +61,155 @@ def read_predictions(run: Run, part: str, fnames: list[str]) -> dict[str, np.nda
             run.fold(config, fold).require()
         result = run.predictions(config)
         result.require()
-        scores[config.name] = read_scores(result.files[part]).loc[fnames].to_numpy()
+        scores[config.name] = read_scores(result.path(file)).loc[fnames].to_numpy()
     return scores
 
 
-def describe(run: Run) -> trained.Trained:
-    """What tag.py and kernel.py need to know of the ensemble, all of whose results are there."""
-    root, n_stackers = run.outputs.root, run.configs[0].n_folds
-    results = [run.fold(config, fold) for config in run.configs for fold in run.folds]
-    results += [run.stacker(fold) for fold in range(n_stackers)]
-    checksums = {
-        str(result.files["weights"].relative_to(root)): result.checksums()["weights"]
-        for result in results
+def write_ensemble(run: Run, fnames: list[str], truth: np.ndarray, oof: dict) -> None:
+    """Train the stackers, score the test clips, and write all tables.
+
+    fnames, truth, oof : of the curated clips that have scores
+    """
+    result, classes, test = run.ensemble, run.dataset.classes, run.dataset["test"]
+    weights = [config.stack_weight for config in run.configs]
+    inputs = stacker_input([*oof.values()], weights)  # (clips, classes, experiments + 1)
+    oof["average"] = inputs[..., -1]
+    oof["ensemble"], oof[HELD_OUT] = train_stackers(run, fnames, inputs, truth)
+    ensemble, predicted = describe(run), {}
+    if len(test):
+        predicted = read_predictions(run, "test.csv", test.fnames)
+        scores = ensemble.stack(predicted)
+        predicted |= {"average": ensemble.mean(predicted), "ensemble": scores}
+    for scores in (oof, predicted):
+        if scores and not ((scores["ensemble"] >= 0) & (scores["ensemble"] <= 1)).all():
+            raise PipelineError("the stacker's scores are not in [0, 1]: no submission was written")
+    write_scores(result.path("oof.csv"), fnames, classes, oof["ensemble"])
+    (run.root / "submission.csv").unlink(missing_ok=True)  # of an earlier test set, perhaps
+    if predicted:
+        write_scores(result.path("submission.csv"), test.fnames, classes, predicted["ensemble"])
+    for file, table in (
+        ("scores.csv", score_table(run, truth, oof, predicted)),
+        ("per_class.csv", class_table(run, truth, oof, predicted)),
+    ):
+        with written_whole(result.path(file)) as path:
+            table.to_csv(path, index=False)
+    trained.write(ensemble)
+
+
+def train_stackers(
+    run: Run, fnames: list[str], inputs: np.ndarray, truth: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Train one stacker per fold on the clips of the others, and write their weights.
+
+    Parameters
+    ----------
+    fnames : names of the clips
+    inputs : (clips, classes, channels), out-of-fold scores as `stacker_input` gives
+    truth : multi-hot (clips, classes)
+
+    Returns
+    -------
+    stacked : (clips, classes), each clip's score from the stacker that was not trained on it, but
+        whose epoch was chosen by it, as published
+    held_out : the same from stackers that know nothing of the clip: the epoch is chosen by another
+        fold's clips, which they do not learn from either
+    """
+    config, stacked, held_out = run.configs[0], np.empty(truth.shape), np.empty(truth.shape)
+    # Of the clips that have scores; where all have, this is the fold table.
+    fold_of = assign_folds_by_name(fnames, truth, config.n_folds, config.fold_seed)
+    network = without_optimiser(build_stacker(*inputs.shape[1:]))
+    for fold in range(config.n_folds):
+        name, validated = f"stacker fold {fold}", fold_of == fold
+        n_epochs = config.stacker_epochs
+        watch = functools.partial(messages.watched, label=name, total=n_epochs, unit="epoch")
+        kept = train_stacker(inputs, truth, ~validated, validated, config, name, watch)
+        network.set_weights(kept.weights)
+        write_weights(run.ensemble.path(f"stacker/fold{fold}.weights.h5"), network)
+        stacked[validated] = kept.scores
+        print(f"{name}: wrote its weights (epoch {kept.epoch}, LRAP {kept.lrap:.4f})")
+        other = fold_of == (fold + 1) % config.n_folds
+        if config.n_folds == 2:  # half of it is left to learn from
+            other &= np.arange(len(truth)) % 2 == 0
+        kept = train_stacker(inputs, truth, ~(validated | other), other, config, name, watch)
+        held_out[validated] = stack(inputs[validated], [kept.weights])
+    return stacked, held_out
+
+
+def describe(run: Run) -> trained.Ensemble:
+    """What tag.py and kernel.py need to know of the ensemble, all of whose weights are there."""
+
+    def described(path) -> trained.File:
+        return trained.File(str(path.relative_to(run.root)), *size_and_checksum(path))
+
+    networks = {
+        config.name: [described(run.fold(config, fold).path(".weights.h5")) for fold in run.folds]
+        for config in run.configs
     }
+    files = [file for file in run.ensemble.files if file.startswith("stacker/")]
+    stackers = [described(run.ensemble.path(file)) for file in files]
     classes = run.dataset.classes
-    return trained.Trained(root, classes, run.configs, run.folds, n_stackers, checksums)
+    return trained.Ensemble(run.root, classes, run.configs, run.folds, networks, stackers)
 
 
-@command_line.stage
-def main(run: Run) -> None:
-    classes, test = run.dataset.classes, run.dataset["test"]
-    run.require_clips("curated")
-    curated = run.examples("curated")
-    clips = curated.clips[np.isin(run.folds_of_clips()[curated.clips], run.folds)]
-    fnames, truth = [curated.store.fnames[clip] for clip in clips], curated.labels[clips]
-    oof = read_predictions(run, "oof", fnames)
-    result, stackers = run.ensemble(), range(run.configs[0].n_folds)
-    if any(run.stacker(fold).fault() for fold in stackers):
-        result.unseal()  # which tag.py needs them for
-    if run.is_pending(result):
-        result.unseal()
-        weights = [config.stack_weight for config in run.configs]
-        oof["ensemble"] = stack(run, fnames, stacker_input([*oof.values()], weights), truth)
-        ensemble, predicted = describe(run), {}
-        if len(test):
-            predicted = read_predictions(run, "test", test.fnames)
-            predicted["ensemble"] = ensemble.stack(predicted)
-        for scores in (oof, predicted):
-            if scores and not ((scores["ensemble"] >= 0) & (scores["ensemble"] <= 1)).all():
-                raise PipelineError(
-                    "the stacker's scores are not in [0, 1]: no submission was written"
-                )
-        report.write(run, truth, oof, predicted)
-        write_scores(result.files["oof"], fnames, classes, oof["ensemble"])
-        run.outputs.table("submission").unlink(missing_ok=True)  # of an earlier test set, perhaps
-        if predicted:
-            write_scores(result.files["submission"], test.fnames, classes, predicted["ensemble"])
-        trained.write(ensemble)
-        result.seal()
-    report.show(result)
+# --- the tables of scores -------------------------------------------------------------------------
+
+
+def score_table(run: Run, truth: np.ndarray, oof: dict, test: dict) -> pd.DataFrame:
+    """LRAP and lwlrap of every experiment, the ensemble and chance.
+
+    Parameters
+    ----------
+    truth : multi-hot (OOF clips, classes)
+    oof, test : scores (clips, classes) by model name; `test` is empty where there are no test clips
+    """
+    split, rows = run.dataset["test"], []
+    for name, scores in {**oof, "chance": None}.items():
+        row = {"model": name, "OOF LRAP": _score(metrics.lrap, truth, scores)}
+        row["OOF lwlrap"] = _score(metrics.lwlrap, truth, scores)
+        if test and split.labels is not None:
+            for part, chosen in _test_parts(split):
+                if name in test or scores is None:
+                    predicted = None if scores is None else test[name][chosen]
+                    score = _score(metrics.lwlrap, split.labels[chosen], predicted)
+                    row[f"test lwlrap{part}"] = score
+        row["minutes"] = training_minutes(run, name)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def class_table(run: Run, truth: np.ndarray, oof: dict, test: dict) -> pd.DataFrame:
+    """The ensemble's lwlrap of each class, and its number of labels."""
+    table = {"class": run.dataset.classes, "OOF labels": truth.sum(axis=0)}
+    table["OOF lwlrap"] = metrics.per_class_lwlrap(truth, oof["ensemble"])[0]
+    labels = run.dataset["test"].labels
+    if test and labels is not None:
+        table["test labels"] = labels.sum(axis=0)
+        table["test lwlrap"] = metrics.per_class_lwlrap(labels, test["ensemble"])[0]
+    return pd.DataFrame(table)
+
+
+def training_minutes(run: Run, experiment: str) -> float:
+    """Minutes of training and scoring of an experiment's folds and its own pretraining."""
+    parts = ["pretrained", *(f"fold{fold}" for fold in run.folds)]
+    paths = [run.root / "models" / experiment / f"{part}.history.csv" for part in parts]
+    seconds = [pd.read_csv(path)["seconds"].sum() for path in paths if path.is_file()]
+    return sum(seconds) / 60 if seconds else np.nan
+
+
+def _score(metric, truth: np.ndarray, scores: np.ndarray | None) -> float:
+    """The metric; of random scores, its mean over some draws."""
+    if scores is not None:
+        return metric(truth, scores)
+    rng = np.random.default_rng(0)
+    return float(np.mean([metric(truth, rng.random(truth.shape)) for _ in range(CHANCE_DRAWS)]))
+
+
+def _test_parts(split) -> list[tuple[str, np.ndarray]]:
+    """All test clips, then those of the public and of the private leaderboard, where known."""
+    parts = [("", np.ones(len(split), bool))]
+    if split.usage is not None:
+        parts += [(f" {usage}", split.usage == usage) for usage in ("Public", "Private")]
+    return [(name, chosen) for name, chosen in parts if chosen.any()]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ all a user sees: what, where, and what to do. Stages turn it into one line on st
 exit status 1; everything else is a defect of ours and keeps its traceback.
 """
 
+from collections.abc import Iterable
+
 from tqdm import tqdm
 
 
@@ -53,3 +55,11 @@ def progress_bar(label: str, total: int, unit: str = "clip", done: int = 0, **op
     """tqdm's bar; `options` are tqdm's own."""
     quiet = {"leave": False, "disable": None}
     return tqdm(desc=label, total=total, unit=unit, initial=done, **quiet, **options)
+
+
+def watched(items: Iterable, label: str, total: int, unit: str = "clip", size=lambda item: 1):
+    """The items, with a bar that each of them moves on by its size."""
+    with progress_bar(label, total, unit) as bar:
+        for item in items:
+            yield item
+            bar.update(size(item))

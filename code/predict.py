@@ -7,30 +7,34 @@ written by train.py; test scores are the mean over the folds. Both with 3-TTA.
 import numpy as np
 import pandas as pd
 
+import messages
 from config import Config
 from fast import gpus
 from messages import PipelineError
 from runs import command_line
 from runs.run import Run
-from solution.scoring import Predictor
-from storage import read_scores, write_scores
+from solution.crops import Examples
+from solution.scoring import Scorer
+from storage import Checkpoint, read_scores, write_scores
 
 
 @command_line.stage
 def main(run: Run) -> None:
     run.require_clips("test")
-    test = run.examples("test")
+    n_test = len(run.examples("test"))
     # All that is missing is said before hours of work.
     for config in run.configs:
+        if n_test:
+            run.views("test", config).require()
         for fold in run.folds:
             run.fold(config, fold).require()
-    if not len(test):
+    if not n_test:
         print("no test clips to predict")
     pending = [
         (config, fold)
         for config in run.configs
         for fold in run.folds
-        if len(test) and run.is_pending(run.fold_test_scores(config, fold))
+        if n_test and run.is_pending(run.test_scores(config, fold))
     ]
     gpus.share_out(predict_folds, run, pending)
     for config in run.configs:
@@ -39,39 +43,55 @@ def main(run: Run) -> None:
 
 def predict_folds(run: Run, tasks: list[tuple[Config, int]]) -> None:
     """Score the test clips with the networks of these folds, one after the other."""
-    test, classes, predictor = run.examples("test"), run.dataset.classes, None
+    classes, scorer = run.dataset.classes, None
     for config, fold in tasks:
-        if predictor is None or predictor.config != config:
-            predictor = Predictor(config, len(classes))  # serves all folds of an experiment
-            viewed = run.with_views(test, "test", config)
-        result = run.fold_test_scores(config, fold)
+        if scorer is None or scorer.config != config:
+            scorer = Scorer(config, len(classes))  # serves all folds of an experiment
+            test = run.examples("test", config)
+        result = run.test_scores(config, fold)
         result.unseal()
-        predictor.load_weights(run.fold(config, fold).files["weights"])
+        scorer.load_weights(run.fold(config, fold).path(".weights.h5"))
         label = f"{config.name} fold {fold}"
-        scores = predictor.predict(viewed, label, result.checkpoint)
+        scores = score_all(scorer, test, label, result.checkpoint)
         if not np.isfinite(scores).all():
             raise PipelineError(
                 f"{label} gives scores that are no numbers: train it again with "
                 "precision='float32' in code/config.py"
             )
-        write_scores(result.files["scores"], test.store.fnames, classes, scores)
+        write_scores(result.path(".csv"), test.store.fnames, classes, scores)
         result.seal()
+
+
+def score_all(scorer: Scorer, clips: Examples, label: str, checkpoint: Checkpoint) -> np.ndarray:
+    """Scores of all clips, float32 (clips, classes); goes on after those of the checkpoint."""
+    saved, parts, n_done = checkpoint.load(), [], 0
+    if saved:
+        parts, n_done = [saved["scores"]], len(saved["scores"])
+        print(f"{label}: going on after the first {n_done} clips")
+    with messages.progress_bar(label, len(clips), done=n_done) as bar:
+        for _, scores in scorer.scores(clips, n_done):
+            parts.append(scores)
+            bar.update(len(scores))
+            if checkpoint.is_due():
+                checkpoint.save({"scores": np.concatenate(parts)})
+    return np.concatenate(parts)
 
 
 def gather(run: Run, config: Config) -> None:
     """The folds' out-of-fold scores as one table, and the mean of their test scores."""
     result, classes = run.predictions(config), run.dataset.classes
     result.unseal()
-    tables = [read_scores(run.fold(config, fold).files["scores"]) for fold in run.folds]
+    tables = [read_scores(run.fold(config, fold).path(".scores.csv")) for fold in run.folds]
     oof = pd.concat(tables)
     fnames = [fname for fname in run.dataset["curated"].fnames if fname in oof.index]
-    write_scores(result.files["oof"], fnames, classes, oof.loc[fnames].to_numpy())
-    written = f"{result.files['oof']} ({len(fnames)} clips)"
-    if "test" in result.files:
-        paths = [run.fold_test_scores(config, fold).files["scores"] for fold in run.folds]
+    write_scores(result.path("oof.csv"), fnames, classes, oof.loc[fnames].to_numpy())
+    written = f"{result.path('oof.csv')} ({len(fnames)} clips)"
+    if "test.csv" in result.files:
+        paths = [run.test_scores(config, fold).path(".csv") for fold in run.folds]
         scores = np.mean([read_scores(path).to_numpy() for path in paths], axis=0)
-        write_scores(result.files["test"], run.dataset["test"].fnames, classes, scores)
-        written += f" and {result.files['test']} ({len(scores)} clips, mean of {len(paths)} folds)"
+        path = result.path("test.csv")
+        write_scores(path, run.dataset["test"].fnames, classes, scores)
+        written += f" and {path} ({len(scores)} clips, mean of {len(paths)} folds)"
     result.seal()
     print(f"{config.name}: wrote {written}")
 

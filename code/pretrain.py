@@ -3,15 +3,14 @@
 from config import Config
 from fast import gpus
 from messages import InputError
-from runs import command_line
+from runs import command_line, resume
 from runs.run import Run
-from solution import training
-from solution.models import require_backend
+from solution.training import Learner, Training
 
 
 @command_line.stage
 def main(run: Run) -> None:
-    require_backend(run.pretrainings())
+    command_line.require_backend(run.pretrainings())
     run.require_clips("noisy", "curated")
     noisy, curated = run.examples("noisy"), run.examples("curated")
     if not len(run.dataset["noisy"]):
@@ -25,17 +24,24 @@ def main(run: Run) -> None:
     if not len(curated):
         raise InputError("no curated clip can be read: mend them, as there is nothing to train on")
     pending = [config for config in run.pretrainings() if run.is_pending(run.pretrained(config))]
+    for config in pending:
+        run.views("curated", config).require()
     gpus.share_out(pretrain, run, pending)
 
 
 def pretrain(run: Run, configs: list[Config]) -> None:
     """Pretrain the networks of these experiments, one after the other."""
-    noisy, curated, classes = run.examples("noisy"), run.examples("curated"), run.dataset.classes
+    classes = run.dataset.classes
     for config in configs:
-        trainer = training.Trainer(config, len(classes))
-        scored = run.with_views(curated, "curated", config)
-        job = training.Job("pretrained", noisy, scored, config.pretraining)
-        training.make(run.pretrained(config), trainer, job, classes)
+        training = Training(
+            Learner(config, len(classes)),
+            "pretrained",
+            run.examples("noisy"),
+            run.examples("curated", config),
+            config.pretraining,
+            watch=resume.watch,
+        )
+        resume.complete(run.pretrained(config), training, classes)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,4 @@
-"""The output folder: its names, known here only, and how files in it are written whole and checked.
-
-clips/{curated,noisy,test}/    the clip stores that preprocess.py writes
-folds.csv                      fname,fold: the one fold table
-models/EXPERIMENT/             weights, histories and out-of-fold scores, one set per fold
-predictions/EXPERIMENT/        oof.csv and test.csv, shaped like a submission
-stacker/                       weights and out-of-fold scores of the stackers, one set per fold
-submission.csv  oof.csv  scores.csv  per_class.csv
-trained.json                   what was trained, for tag.py and kernel.py
-kaggle/{dataset,kernel}/       what kernel.py makes for upload
-"""
+"""Files that are written whole, checked, appended to, and gone on from."""
 
 import contextlib
 import errno
@@ -20,7 +10,6 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,56 +20,6 @@ import messages
 BLOCK_BYTES = 1 << 22
 SECONDS_BETWEEN = 10  # of what is not saved after every epoch or batch of clips
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # of some network disks
-
-
-@dataclass(frozen=True)
-class OutputFolder:
-    root: Path
-
-    def clips(self, split: str) -> Path:
-        return self.root / "clips" / split
-
-    @property
-    def folds(self) -> Path:
-        return self.root / "folds.csv"
-
-    def model(self, experiment: str, part: str, kind: str) -> Path:
-        """`part` is "pretrained" or "fold3"; `kind` is "weights.h5", "history.csv", ..."""
-        return self.root / "models" / experiment / f"{part}.{kind}"
-
-    def predictions(self, experiment: str, part: str) -> Path:
-        """`part` is "oof" or "test"."""
-        return self.root / "predictions" / experiment / f"{part}.csv"
-
-    def stacker(self, fold: int, kind: str) -> Path:
-        """`kind` is "weights.h5", "scores.csv", ..."""
-        return self.root / "stacker" / f"fold{fold}.{kind}"
-
-    @property
-    def trained(self) -> Path:
-        return self.root / "trained.json"
-
-    def kaggle(self, part: str) -> Path:
-        """`part` is "dataset" or "kernel"."""
-        return self.root / "kaggle" / part
-
-    def size(self, experiments: list[str]) -> int:
-        """Bytes of the clips, and of these experiments' models and predictions, that are there."""
-        parts = ("models", "predictions")
-        folders = {self.root / part / name for part in parts for name in experiments}
-        folders.add(self.root / "clips")
-        return sum(path.stat().st_size for folder in folders for path in folder.rglob("*"))
-
-    @property
-    def lock_file(self) -> Path:
-        return self.root / ".lock"
-
-    @property
-    def demo_input(self) -> Path:
-        return self.root / "demo_input"
-
-    def table(self, name: str) -> Path:
-        return self.root / f"{name}.csv"
 
 
 def lock(descriptor: int, operation: int) -> bool:

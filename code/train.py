@@ -5,20 +5,21 @@ import dataclasses
 from config import Config
 from fast import gpus
 from messages import InputError
-from runs import command_line
+from runs import command_line, resume
 from runs.run import Run
-from solution import training
-from solution.models import require_backend
+from solution.training import Learner, Training
 
 
 @command_line.stage
 def main(run: Run) -> None:
-    require_backend(run.configs)
+    command_line.require_backend(run.configs)
     run.require_clips("curated")
     run.examples("curated")
-    run.folds_of_clips()
-    for config in run.configs:
-        run.starting_point(config)  # what is missing is said before hours of work
+    run.clip_folds()
+    for config in run.configs:  # what is missing is said before hours of work
+        run.views("curated", config).require()
+        if start := run.start(config):
+            start.require()
     pending = [
         (config, fold)
         for config in run.configs
@@ -30,19 +31,21 @@ def main(run: Run) -> None:
 
 def train_folds(run: Run, tasks: list[tuple[Config, int]]) -> None:
     """Train these folds of these experiments, one after the other."""
-    curated = run.examples("curated")
-    fold_of, classes = run.folds_of_clips()[curated.clips], run.dataset.classes
-    trainer = None
+    classes, learner = run.dataset.classes, None
     for config, fold in tasks:
-        others = dataclasses.replace(curated, clips=curated.clips[fold_of != fold])
-        if trainer is None or trainer.config != config:
-            trainer = training.Trainer(config, len(classes))  # serves all folds of an experiment
-            scored, start = run.with_views(curated, "curated", config), run.starting_point(config)
-        validated = dataclasses.replace(scored, clips=curated.clips[fold_of == fold])
-        if not (len(others) and len(validated)):
+        if learner is None or learner.config != config:
+            learner = Learner(config, len(classes))  # serves all folds of an experiment
+        curated, start = run.examples("curated", config), run.start(config)
+        held_out = run.clip_folds()[curated.clips] == fold
+        others = dataclasses.replace(curated, clips=curated.clips[~held_out])
+        validation = dataclasses.replace(curated, clips=curated.clips[held_out])
+        if not (len(others) and len(validation)):
             raise InputError(f"fold {fold} has no readable clip to train on or to score")
-        job = training.Job(f"fold{fold}", others, validated, config.training, start)
-        training.make(run.fold(config, fold), trainer, job, classes)
+        weights = start.path(".weights.h5") if start else None
+        training = Training(
+            learner, f"fold{fold}", others, validation, config.training, weights, resume.watch
+        )
+        resume.complete(run.fold(config, fold), training, classes)
 
 
 if __name__ == "__main__":

@@ -32,14 +32,13 @@ import soundfile as sf
 
 import config
 from clips.store import ClipStore
-from clips.views import N_VIEWS
 from fast import precision
 from fast.layers import Conv2D, FusedBatchNormalization
-from solution.crops import Examples, prefetch, training_batches
+from solution.crops import VIEWS, Examples, prefetch, training_batches
 from solution.features import PERCENTILES, global_features
 from solution.models import build_tagger, front_end
-from solution.scoring import Predictor
-from solution.training import Trainer
+from solution.scoring import Scorer
+from solution.training import Learner
 
 CODE = Path(config.__file__).parent
 RATE = 44100
@@ -80,7 +79,7 @@ def stock(network: keras.Model) -> keras.Model:
             (plain,) = plain.__bases__
         return plain.from_config(layer.get_config())
 
-    return keras.models.clone_model(network, clone_function=clone)
+    return keras.models.clone_model(network, clone_function=clone, recursive=True)
 
 
 def random_inputs(n):
@@ -108,7 +107,7 @@ def training():
     kind = precision.resolve("auto")
     plain = stock(build_tagger(dataclasses.replace(V1MIX, precision="float32"), N_CLASSES))
     plain.compile(keras.optimizers.Nadam(), loss="binary_crossentropy", jit_compile=False)
-    ours = Trainer(V1MIX, N_CLASSES).model
+    ours = Learner(V1MIX, N_CLASSES).model
     for n in (16, 32):
         inputs, labels = random_inputs(n), np.zeros((n, N_CLASSES), np.float32)
         seconds, reference, product = by_turns(
@@ -125,7 +124,7 @@ def parts_of_a_step(n=16):
     inputs = random_inputs(n)
     network = build_tagger(V1MIX, N_CLASSES)
     to_decibels = keras.Model(*front_end(V1MIX))
-    recurrent = keras.Model(network.input["global_feat"], network.get_layer("concatenate").input[1])
+    recurrent = network.get_layer("clip_branch")
     recurrent.compile("nadam", "mse", jit_compile=False)
     target = np.zeros((n, V1MIX.gru_units), np.float32)
     decibels, gru = by_turns(
@@ -140,19 +139,19 @@ def prediction(n_folds=10, n_clips=5):
     """Log-mels are computed once for all folds of our networks, in each fold of the reference."""
     kind = precision.resolve("auto")
     plain = stock(build_tagger(dataclasses.replace(V1MIX, precision="float32"), N_CLASSES))
-    ours, to_decibels = Predictor(V1MIX, N_CLASSES), keras.Model(*front_end(V1MIX))
-    inputs = random_inputs(n_clips * N_VIEWS)
+    ours, to_decibels = Scorer(V1MIX, N_CLASSES), keras.Model(*front_end(V1MIX))
+    inputs = random_inputs(n_clips * VIEWS)
     clips = {name: inputs[name][:n_clips] for name in ("length", "global_feat")}
     decibels = to_decibels.predict_on_batch(inputs["audio"])
-    clips["views"] = decibels.reshape(n_clips, N_VIEWS, *decibels.shape[1:3])
+    clips["views"] = decibels.reshape(n_clips, VIEWS, *decibels.shape[1:3])
     seconds, once, reference, product = by_turns(
-        lambda: ours.predict_on_batch(clips),
+        lambda: ours.score(clips),
         lambda: to_decibels.predict_on_batch(inputs["audio"]),
         lambda: plain.predict_on_batch(inputs),
         matrix_product(kind),
     )
     seconds += once / n_folds
-    crops = n_clips * N_VIEWS
+    crops = n_clips * VIEWS
     more = f"{reference / seconds:.2f}x, {share(GFLOP_FORWARD * crops, seconds, product)}"
     row(f"prediction v1mix, {kind}, 3-TTA", crops / seconds, crops / reference, "crops/s", more)
 
@@ -231,7 +230,10 @@ def preprocessing(n_clips=480):
 
 
 def pipeline(n_clips=64):
-    """How long the narrow network of `small` waits for its batches; those of 16 clips."""
+    """What `fit`, its batches and its threads cost the narrow network of `small`; 16 clips a step.
+
+    Against `train_on_batch` with a batch that is there already.
+    """
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_dataset(root, n_clips)
@@ -240,21 +242,19 @@ def pipeline(n_clips=64):
         )
         (small,) = config.experiments("small", ["v1mix"])
         labels = np.zeros((n_clips, N_CLASSES), np.int8)
-        store = ClipStore(root / "out" / "clips" / "curated")
+        settings = small.values(config.PREPROCESSING_SETTINGS)
+        store = ClipStore(root / "out" / "clips" / "curated", settings)
         examples = Examples(store, np.arange(n_clips), labels)
-        model, waits, steps = Trainer(small, N_CLASSES).model, [], []
-        for epoch in range(3):
-            rng = np.random.default_rng(epoch)
-            upcoming = prefetch(training_batches(examples, small, small.training, epoch, rng))
-            begun = time.perf_counter()
-            for inputs, y in upcoming:
-                waits.append(time.perf_counter() - begun)
-                begun = time.perf_counter()
-                model.train_on_batch(inputs, y)
-                steps.append(time.perf_counter() - begun)
-                begun = time.perf_counter()
-    wait, step = statistics.median(waits[2:]), statistics.median(steps[2:])
-    print(f"waiting for a batch: {wait * 1e3:.2f} ms of {step * 1e3:.0f} ms, {wait / step:.2%}")
+        learner = Learner(small, N_CLASSES)
+        batches = training_batches(examples, small, small.training, "fold0")
+        n_batches, inputs, y = -(-n_clips // small.batch_size), *next(batches)
+        epoch, step = by_turns(
+            lambda: learner.model.fit(prefetch(batches), steps_per_epoch=n_batches, verbose=0),
+            lambda: learner.model.train_on_batch(inputs, y),
+            seconds=10,
+        )
+    epoch /= n_batches
+    print(f"a step of small: {epoch * 1e3:.0f} ms through fit, {step * 1e3:.0f} ms by itself")
 
 
 # --- memory and growth ----------------------------------------------------------------------------
@@ -310,8 +310,8 @@ def growth():
 STEP = """
 import sys; sys.path[:0] = [{code!r}, {tests!r}]
 import numpy as np
-from benchmark import N_CLASSES, V1MIX, Trainer, random_inputs
-model = Trainer(V1MIX, N_CLASSES).model
+from benchmark import N_CLASSES, V1MIX, Learner, random_inputs
+model = Learner(V1MIX, N_CLASSES).model
 for _ in range(2):
     model.train_on_batch(random_inputs({batch}), np.zeros(({batch}, N_CLASSES), np.float32))
 """

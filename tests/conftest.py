@@ -18,7 +18,9 @@ from runs.run import Run
 from storage import Checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"
-ESC10 = Path(__file__).resolve().parents[2] / "shared" / "esc10"
+pytest_plugins = ["trainings"]  # fixtures
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+ESC10, FSDKAGGLE2019 = SHARED / "esc10", SHARED / "fsdkaggle2019"
 RATE = 44100
 
 # Networks as small as they get, for seconds instead of days.
@@ -157,3 +159,11 @@ def needs_esc10():
     if not ESC10.is_dir():
         pytest.skip("the real clips (ESC-10) are not on this machine")
     return ESC10
+
+
+@pytest.fixture
+def needs_fsdkaggle2019():
+    """The real tables, and real scores, which are not part of the project."""
+    if not FSDKAGGLE2019.is_dir():
+        pytest.skip("the real tables (FSDKaggle2019) are not on this machine")
+    return FSDKAGGLE2019

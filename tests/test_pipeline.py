@@ -19,8 +19,9 @@ import pretrain
 import storage
 import train
 from conftest import run_of
-from runs import command_line
-from solution import metrics, training
+from runs import command_line, resume
+from solution import metrics
+from solution.training import Learner
 
 STAGES = command_line.STAGES
 
@@ -45,6 +46,9 @@ def test_unreadable_test_clips_are_warned_of_and_predicted_as_silence(finished):
     root, _, _, printed = finished
     warning = "warning: predicted as silence: 2 of 8 test clips: test02.wav cannot .*; test03.wav"
     assert re.match(warning, printed["preprocess"][1])
+    assert printed["preprocess"][0].startswith(
+        "read: 20 curated, 12 noisy, 8 test clips; 3 classes"
+    )
     submission = pd.read_csv(root / "out" / "submission.csv", index_col="fname")
     silent = submission.loc[["test02.wav", "test03.wav"]].to_numpy()
     np.testing.assert_allclose(silent[0], silent[1], rtol=1e-5)
@@ -70,30 +74,35 @@ def run(finished):
     return run_of(*finished[2])
 
 
-def jobs_of(work, run, tasks, monkeypatch):
-    """What would be trained: (result, job) of each task."""
-    jobs = []
-
-    def make(result, trainer, job, classes):
-        jobs.append((result, job))
-
+def trainings_of(work, run, tasks, monkeypatch):
+    """What would be trained: (result, training) of each task."""
+    found = []
     with monkeypatch.context() as patch:
-        patch.setattr(training, "make", make)
+        patch.setattr(resume, "complete", lambda *arguments: found.append(arguments[:2]))
         work(run, tasks)
-    return jobs
+    return found
 
 
 def test_networks_are_trained_on_the_other_folds_from_the_pretrained_weights(run, monkeypatch):
     tasks = [(chosen, fold) for chosen in run.configs for fold in (0, 1)]
-    fold_of = pd.read_csv(run.outputs.folds)["fold"].to_numpy()
-    jobs = jobs_of(train.train_folds, run, tasks, monkeypatch)
-    for (chosen, fold), (result, job) in zip(tasks, jobs, strict=True):
-        np.testing.assert_array_equal(job.examples.clips, np.flatnonzero(fold_of != fold))
-        np.testing.assert_array_equal(job.validation.clips, np.flatnonzero(fold_of == fold))
-        assert job.start.files["weights"] == run.outputs.model("v1mix", "pretrained", "weights.h5")
-        assert job.schedule == chosen.training
-        assert result.files["weights"] == run.outputs.model(chosen.name, job.part, "weights.h5")
-        for clips in (job.examples, job.validation):
+    fold_of = pd.read_csv(run.root / "folds.csv")["fold"].to_numpy()
+    starts, original = [], Learner.restart
+
+    def restart(learner, part, weights):
+        starts.append((learner.config, part, weights))
+        original(learner, part, weights)
+
+    monkeypatch.setattr(Learner, "restart", restart)
+    trainings = trainings_of(train.train_folds, run, tasks, monkeypatch)
+    pretrained = run.root / "models" / "v1mix" / "pretrained.weights.h5"
+    assert starts == [(chosen, f"fold{fold}", pretrained) for chosen, fold in tasks]
+    for (chosen, fold), (result, training) in zip(tasks, trainings, strict=True):
+        assert (training.config, training.part) == (chosen, f"fold{fold}")
+        assert (training.schedule, result) == (chosen.training, run.fold(chosen, fold))
+        learnt, scored = training.examples, training.validation
+        np.testing.assert_array_equal(learnt.clips, np.flatnonzero(fold_of != fold))
+        np.testing.assert_array_equal(scored.clips, np.flatnonzero(fold_of == fold))
+        for clips in (learnt, scored):
             assert clips.store.fnames == run.dataset["curated"].fnames
             np.testing.assert_array_equal(clips.labels, run.dataset["curated"].labels)
 
@@ -101,41 +110,51 @@ def test_networks_are_trained_on_the_other_folds_from_the_pretrained_weights(run
 def test_pretraining_is_on_the_noisy_clips_and_scored_on_the_curated_ones(run, monkeypatch):
     configs = run.pretrainings()
     assert [chosen.name for chosen in configs] == ["v1mix"]
-    ((_, job),) = jobs_of(pretrain.pretrain, run, configs, monkeypatch)
-    for clips, split in ((job.examples, "noisy"), (job.validation, "curated")):
+    ((_, training),) = trainings_of(pretrain.pretrain, run, configs, monkeypatch)
+    assert training.schedule == configs[0].pretraining
+    for clips, split in ((training.examples, "noisy"), (training.validation, "curated")):
         assert clips.store.fnames == run.dataset[split].fnames
         np.testing.assert_array_equal(clips.clips, np.arange(len(run.dataset[split])))
         np.testing.assert_array_equal(clips.labels, run.dataset[split].labels)
-    assert (job.schedule, job.start) == (configs[0].pretraining, None)
 
 
 def test_stackers_see_the_weighted_average(finished, run_stage, monkeypatch):
-    _, _, arguments, _ = finished
-    seen, original = [], ensemble.stack
+    _, made, arguments, _ = finished
+    seen, original = [], ensemble.train_stacker
 
-    def stack(run, fnames, oof, truth):
-        seen.append((fnames, oof))
-        return original(run, fnames, oof, truth)
+    def train_stacker(inputs, truth, learnt, validated, *rest):
+        seen.append((inputs, learnt, validated))
+        return original(inputs, truth, learnt, validated, *rest)
 
-    monkeypatch.setattr(ensemble, "stack", stack)
+    monkeypatch.setattr(ensemble, "train_stacker", train_stacker)
     run_stage("ensemble", *arguments, "--force")
-    ((fnames, oof),) = seen
     folder, scores = finished[0] / "out" / "predictions", []
     for name in ("v1mix", "max3exam"):
         table = pd.read_csv(folder / name / "oof.csv", index_col="fname")
-        scores.append(table.loc[fnames].to_numpy())
+        scores.append(table.loc[made.tables["curated"]["fname"]].to_numpy())
     average = np.average(scores, axis=0, weights=[2.1, 1.9])
-    np.testing.assert_allclose(oof, np.stack([*scores, average], axis=-1), rtol=1e-6)
+    assert len(seen) == 4  # two folds, each held out once more
+    for inputs, learnt, validated in seen:
+        np.testing.assert_allclose(inputs, np.stack([*scores, average], axis=-1), rtol=1e-6)
+        assert not (learnt & validated).any()
+    for (_, others, fold), (_, learnt, validated) in zip(seen[::2], seen[1::2], strict=True):
+        assert (others == ~fold).all()
+        assert learnt.any()
+        assert validated.any()
+        assert not (fold & (learnt | validated)).any()  # which is scored
 
 
 def test_the_table_at_the_end_has_every_score_and_the_files_are_named(finished):
     root, made, _, printed = finished
     text = printed["ensemble"][0]
-    for word in ("v1mix", "max3exam", "ensemble", "chance", "OOF LRAP", "OOF lwlrap", "minutes"):
+    for word in ("v1mix", "max3exam", "average", "chance", "OOF LRAP", "OOF lwlrap", "minutes"):
         assert word in text
     for word in ("test lwlrap Public", "test lwlrap Private", str(root / "out" / "submission.csv")):
         assert word in text
+    assert "optimistic by a little. 'ensemble, held out': by stackers that know nothing" in text
     table = pd.read_csv(root / "out" / "scores.csv", index_col="model")
+    members = ["v1mix", "max3exam"]
+    assert list(table.index) == [*members, "average", "ensemble", "ensemble, held out", "chance"]
     truth = np.array(
         [[c in row.split(",") for c in made.classes] for row in made.tables["test"]["labels"]]
     )
@@ -178,19 +197,17 @@ def test_each_stage_says_what_it_needs(finished, run_stage, tmp_path):
     record = root / "out" / "models" / "max3exam" / "fold1.json"
     hidden = record.rename(record.with_suffix(".hidden"))
     try:
-        with pytest.raises(
-            SystemExit, match="error: run train first: no weights for max3exam fold 1 in .*max3exam"
-        ):
+        with pytest.raises(SystemExit, match="error: run train first: no models/max3exam/fold1 in"):
             run_stage("predict", *arguments)
     finally:
         hidden.rename(record)
     for stage in ("train", "predict"):
-        with pytest.raises(SystemExit, match="run pretrain first: no weights for se pretrained in"):
+        with pytest.raises(SystemExit, match="run pretrain first: no models/se/pretrained in"):
             run_stage(stage, *arguments, "--experiments", "se")
     record = root / "out" / "predictions" / "v1mix" / "predictions.json"
     hidden = record.rename(record.with_suffix(".hidden"))
     try:
-        with pytest.raises(SystemExit, match="run predict first: no predictions of v1mix in"):
+        with pytest.raises(SystemExit, match="run predict first: no predictions/v1mix"):
             run_stage("ensemble", *arguments)
     finally:
         hidden.rename(record)
@@ -198,10 +215,10 @@ def test_each_stage_says_what_it_needs(finished, run_stage, tmp_path):
 
 def test_a_second_preprocessing_does_not_decode_again(finished, run_stage, capsys):
     root, _, arguments, _ = finished
-    before = (root / "out" / "clips" / "curated" / "samples.npy").stat().st_mtime_ns
+    before = (root / "out" / "clips" / "curated" / "samples.i16").stat().st_mtime_ns
     run_stage("preprocess", *arguments)
-    assert "curated clips: done already" in capsys.readouterr().out
-    assert (root / "out" / "clips" / "curated" / "samples.npy").stat().st_mtime_ns == before
+    assert "clips/curated/store: done already" in capsys.readouterr().out
+    assert (root / "out" / "clips" / "curated" / "samples.i16").stat().st_mtime_ns == before
 
 
 def test_other_clips_or_settings_are_not_taken_for_the_stored_ones(finished, run_stage, make_clips):
@@ -209,7 +226,7 @@ def test_other_clips_or_settings_are_not_taken_for_the_stored_ones(finished, run
     other = make_clips(sizes={"curated": 8, "noisy": 4, "test": 4}).write(root / "other")
     with pytest.raises(
         SystemExit,
-        match=r"run preprocess again: .* clips: made from something else \(clips changed",
+        match=r"run preprocess again: clips/.*/store: made from something else \(clips changed",
     ):
         run_stage("train", "--input", other, *arguments[2:])
     with pytest.raises(SystemExit, match=r"run preprocess again: .*settings.n_hop 1000 -> 500"):
@@ -226,7 +243,7 @@ def test_one_experiment_and_one_fold_go_through_prediction_and_stacking(
     # Back to all folds; the tables of one fold are not mixed with those of two.
     with pytest.raises(
         SystemExit,
-        match=r"run predict again: predictions of v1mix|run predict again: predictions of max3exam",
+        match=r"run predict again: predictions/",
     ):
         run_stage("ensemble", *arguments)
     run_stage("predict", *arguments)
@@ -237,7 +254,7 @@ def test_scores_that_are_no_numbers_reach_no_table(finished, run_stage, monkeypa
     _, _, arguments, _ = finished
     one = (*arguments, "--experiments", "v1mix", "--folds", "0")
     with monkeypatch.context() as patch:
-        patch.setattr(predict.Predictor, "predict", lambda *_: np.full((8, 3), np.nan))
+        patch.setattr(predict, "score_all", lambda *_: np.full((8, 3), np.nan))
         with pytest.raises(SystemExit, match="v1mix fold 0 gives scores that are no numbers"):
             run_stage("predict", *one, "--force")
     with pytest.raises(SystemExit, match="run predict"):
@@ -385,7 +402,7 @@ class TestEnds:
 
     def test_with_nobody_to_read_what_it_prints(self):
         program = (
-            "import command_line\n"
+            "from runs import command_line\n"
             "with command_line.errors_in_one_line('go on'):\n"
             "    for _ in range(100_000): print('a line')\n"
         )
@@ -407,7 +424,7 @@ class TestEnds:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
         monkeypatch.setattr(storage.fcntl, "flock", no_locks)
-        with command_line.locked(storage.OutputFolder(tmp_path)):
+        with command_line.locked(tmp_path):
             assert "is on a disk without locks: start no second run" in capsys.readouterr().err
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-import storage
 from messages import PipelineError
 from runs import command_line
 
@@ -318,9 +317,9 @@ def test_a_signal_to_the_shell_alone_ends_the_stage_too(installed, shell):
 def test_the_output_folder_stays_locked_between_two_stages(installed, argument):
     """The first stage locks it and ends, as stages do; the second, here, never does."""
     locks = (
-        f"import pathlib, sys; sys.path.insert(0, '{ROOT / 'code'}'); import storage;"
+        f"import pathlib, sys; sys.path.insert(0, '{ROOT / 'code'}'); "
         "from runs import command_line;"
-        "command_line.locked(storage.OutputFolder(pathlib.Path('mine'))).__enter__()"
+        "command_line.locked(pathlib.Path('mine')).__enter__()"
     )
     stage = f"""case $1 in
         *preprocess.py) exec '{sys.executable}' -c "{locks}" ;;
@@ -330,7 +329,7 @@ def test_the_output_folder_stays_locked_between_two_stages(installed, argument):
     (installed.root / ".venv/bin/python").write_text(FAKE_PYTHON.replace("stage=", stage, 1))
     (installed.bin / "sleep").symlink_to(shutil.which("sleep"))
     installed.log.write_text("")
-    folder = storage.OutputFolder(installed.elsewhere / "mine")
+    folder = installed.elsewhere / "mine"
     running = subprocess.Popen(
         installed.command(*argument), cwd=installed.elsewhere, env=installed.environment()
     )

@@ -35,7 +35,6 @@ from storage import Checkpoint, written_whole
 SECONDS_PER_LENGTH_UNIT = 10  # the length feature is in tens of seconds
 BATCH_CLIPS = 256  # after an interruption, they and what was being prepared are done again
 VIEWED_AT_ONCE = 8
-RECORD = "store.json"
 TABLE = "clips.csv"
 ARRAYS = ("samples.i16", "logmel.f16", "features.f32")
 STORE_FILES = (*ARRAYS, TABLE)

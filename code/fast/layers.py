@@ -132,10 +132,10 @@ class GlobalAveragePooling2D(keras.layers.GlobalAveragePooling2D):
     def call(self, inputs):
         if keras.backend.backend() != "tensorflow" or inputs.dtype != "bfloat16":
             return super().call(inputs)
-        return _mean_of_map(inputs, self.keepdims)
+        return _map_mean(inputs, self.keepdims)
 
 
-def _mean_of_map(inputs, keepdims: bool):
+def _map_mean(inputs, keepdims: bool):
     """(batch, time, mel, channels) -> (batch, 1, 1, channels), or (batch, channels)."""
 
     @tf.custom_gradient

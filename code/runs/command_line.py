@@ -14,13 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import config
-import fast  # noqa: F401
-from clips import dataset
-from clips import demo as demo_data
+from clips import dataset, demo
 from fast import gpus
 from messages import InputError, PipelineError
 from runs.run import Run
-from storage import OutputFolder, lock
+from storage import lock
 
 PROJECT = Path(__file__).resolve().parents[2]
 MENDABLE = (  # what the system says about disks and folders
@@ -42,7 +40,7 @@ def prepare(args: argparse.Namespace) -> Run:
     InputError
         If the dataset is faulty, or a profile, experiment or fold does not exist.
     """
-    outputs, root = OutputFolder(args.output), args.input or PROJECT / "input"
+    root, demo_input = args.input or PROJECT / "input", args.output / "demo_input"
     synthetic = args.input is None and not dataset.is_present(root)
     profile = args.profile or ("demo" if synthetic else "published")
     for name in args.experiments or ():
@@ -60,14 +58,32 @@ def prepare(args: argparse.Namespace) -> Run:
             raise InputError(f"there is no fold {fold}; profile {profile} has 0 to {n_folds - 1}")
     folds = sorted(set(args.folds)) if args.folds else list(range(n_folds))
     if synthetic:
-        making = "using the" if outputs.demo_input.is_dir() else "making a"
-        print(f"No dataset in {root}: {making} synthetic one in {outputs.demo_input}.")
-        root = outputs.demo_input
+        making = "using the" if demo_input.is_dir() else "making a"
+        print(f"No dataset in {root}: {making} synthetic one in {demo_input}.")
+        root = demo_input
         if not root.is_dir():
-            demo_data.make_demo_dataset(root)
+            demo.make_demo_dataset(root)
     return Run(
-        dataset.load(root), outputs, profile, configs, folds, args.skip_unreadable, args.force
+        dataset.load(root), args.output, profile, configs, folds, args.skip_unreadable, args.force
     )
+
+
+def require_backend(configs: list[config.Config]) -> None:
+    """Refuse experiments that Keras' backend cannot train, before work starts.
+
+    Raises
+    ------
+    InputError
+        If one starts from waveforms and the backend is not TensorFlow.
+    """
+    import keras  # here, not above: preprocessing does without
+
+    for chosen in configs:
+        if chosen.frontend == "waveform" and keras.backend.backend() != "tensorflow":
+            raise InputError(
+                f"{chosen.name} starts from waveforms, which takes TensorFlow: set "
+                "KERAS_BACKEND=tensorflow, or frontend='logmel' in code/config.py"
+            )
 
 
 def _require_one_front_end(configs: list[config.Config]) -> None:
@@ -153,7 +169,7 @@ def stage(main: Callable[[Run], None]) -> Callable[[], None]:
         without = " without --force" if args.force else ""
         with (
             errors_in_one_line(f"the same command{without} goes on from here", SMALLER),
-            locked(OutputFolder(args.output)),
+            locked(args.output),
         ):
             main(prepare(args))
 
@@ -220,7 +236,7 @@ def discard_output() -> None:
 
 
 @contextlib.contextmanager
-def locked(outputs: OutputFolder) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Hold the output folder; the lock goes with the process, however that ends.
 
     Below run.sh it is that script's lock, which stays from the first stage to the last.
@@ -230,21 +246,21 @@ def locked(outputs: OutputFolder) -> Iterator[None]:
     PipelineError
         If another run holds it.
     """
-    outputs.root.mkdir(parents=True, exist_ok=True)
-    with outputs.lock_file.open("a+") as file:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as file:
         descriptor = int(os.environ.get("RUN_SH_LOCK", file.fileno()))
         os.set_inheritable(descriptor, False)
         try:
             if not lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 print(
-                    f"warning: {outputs.root} is on a disk without locks: start no second run on "
+                    f"warning: {folder} is on a disk without locks: start no second run on "
                     f"it, and use one GPU ({gpus.VISIBLE}=0)",
                     file=sys.stderr,
                 )
         except BlockingIOError:
             file.seek(0)
             raise PipelineError(
-                f"{outputs.root} is in use by {file.read().strip()}: wait for it, stop it, "
+                f"{folder} is in use by {file.read().strip()}: wait for it, stop it, "
                 "or name another --output"
             ) from None
         file.truncate(0)

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from messages import MissingResult
-from storage import Checkpoint, size_and_checksum_of, write_json
+from storage import Checkpoint, size_and_checksum, write_json
 
 # Raise a number when a change of the code changes that stage's results.
-REVISIONS = {"preprocess": 5, "views": 3, "pretrain": 4, "train": 4, "predict": 2, "ensemble": 5}
+REVISIONS = {"preprocess": 6, "pretrain": 5, "train": 5, "predict": 3, "ensemble": 6}
 MARK = "#"  # begins every fingerprint
+ASIDE = ".history.csv"  # holds seconds: nothing is made from it, and no two are the same
 
 
 def fingerprint(*values) -> str:
@@ -33,33 +34,57 @@ def fingerprint(*values) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """Files that one step makes together."""
+    """Files that one step makes together.
 
-    name: str  # as messages call it
-    made_by: str  # the stage
-    record: Path
-    files: dict[str, Path]  # by what they hold, in the same folder
-    made_from: Callable[[], dict]  # or MissingResult, where some of what it comes from is not there
+    Parameters
+    ----------
+    root : Path
+        The output folder.
+    name : str
+        As messages call it; with ".json", the path of its record below the root.
+    made_by : str
+        The stage.
+    files : tuple of str
+        Paths beside the record; those that begin with a dot continue the result's name.
+    made_from : callable
+        Gives what it comes from; raises MissingResult where some of that is not there.
+    """
+
+    root: Path
+    name: str
+    made_by: str
+    files: tuple[str, ...]
+    made_from: Callable[[], dict]
 
     @functools.cached_property
     def source(self) -> dict:
         """What it comes from, and the code's revision, as they were when first asked for."""
-        return {**self.made_from(), "revision": REVISIONS[self.made_by]}
+        source = {**self.made_from(), "revision": REVISIONS[self.made_by]}
+        return json.loads(json.dumps(source))  # as the record will have it
+
+    @property
+    def record(self) -> Path:
+        return self.root / f"{self.name}.json"
 
     @property
     def checkpoint(self) -> Checkpoint:
         """Of work on the way to the result."""
-        return Checkpoint(self.record.with_suffix(".checkpoint"), fingerprint(self.source))
+        return Checkpoint(self.root / f"{self.name}.checkpoint", fingerprint(self.source))
+
+    def path(self, file: str) -> Path:
+        """Where one of its files lies."""
+        if file not in self.files:
+            raise KeyError(f"{self.name} has no {file}; it has {', '.join(self.files)}")
+        beside = self.root / self.name
+        return Path(f"{beside}{file}") if file.startswith(".") else beside.parent / file
 
     def seal(self, known: dict[Path, list] | None = None) -> None:
         """Write the record: the result is whole from now on, and its checkpoint not needed.
 
-        known : what `size_and_checksum_of` gives, of files that need not be read for it
+        known : what `size_and_checksum` gives, of files that need not be read for it
         """
-        known = known or {}
-        files = {
-            path.name: known.get(path) or size_and_checksum_of(path) for path in self.files.values()
-        }
+        paths, known = {file: self.path(file) for file in self.files}, known or {}
+        files = {file: known.get(path) or size_and_checksum(path) for file, path in paths.items()}
         write_json(self.record, {"from": self.source, "files": files})
         self.checkpoint.remove()
 
@@ -69,16 +94,17 @@ class Result:
 
     def fault(self) -> str | None:
         """None if the result is there, whole, and made from its source; else what is wrong."""
-        source, record = json.loads(json.dumps(self.source)), self._read()
+        source, record = self.source, self._read()
         if record is None:
             return "not there"
         changes = differences(record["from"], source)
         if changes:
             return f"made from something else ({', '.join(changes)})"
-        for path in self.files.values():
+        for file in self.files:
+            path = self.path(file)
             if not path.is_file():
                 return f"{path} is missing"
-            if size_and_checksum_of(path) != record["files"].get(path.name):
+            if size_and_checksum(path) != record["files"].get(file):
                 return f"{path} is damaged: not the file that was written"
         return None
 
@@ -89,32 +115,27 @@ class Result:
     def require(self) -> None:
         """Raise MissingResult, with the remedy, unless the result is as it should be."""
         fault = self.fault()
-        self._require_record()
+        self.checksums()
         if fault is not None:
             raise MissingResult(f"run {self.made_by} again: {self.name}: {fault}")
 
-    def content(self, *names: str) -> str:
-        """Fingerprint of the files, or of some of them, for what is made from them.
+    def content(self) -> str:
+        """Fingerprint of the files, for what is made from them.
 
         Raises
         ------
         MissingResult
             If the result is not there.
         """
-        recorded = self._require_record()["files"]
-        paths = [self.files[name] for name in names or self.files]
-        return fingerprint([recorded.get(path.name) for path in paths])
+        checksums = self.checksums()
+        return fingerprint([checksums.get(file) for file in self.files if file != ASIDE])
 
     def checksums(self) -> dict[str, list]:
-        """Size and checksum of each file, by what it holds, as the record of the result has it."""
-        recorded = self._require_record()["files"]
-        return {what: recorded[path.name] for what, path in self.files.items()}
-
-    def _require_record(self) -> dict:
+        """Size and checksum of each file, as the record of the result has it."""
         record = self._read()
         if record is None:
-            raise MissingResult(f"run {self.made_by} first: no {self.name} in {self.record.parent}")
-        return record
+            raise MissingResult(f"run {self.made_by} first: no {self.name} in {self.root}")
+        return record["files"]
 
     def _read(self) -> dict | None:
         try:

@@ -1,41 +1,158 @@
-"""What a stage was asked to do, the results there are, and what each of them comes from."""
+"""What a stage was asked to do, and all results there are, each declared once.
+
+In the output folder:
+
+clips/{curated,noisy,test}/    the clip stores, and the log-mels that clips are scored from
+folds.csv                      fname,fold: the one fold table
+models/EXPERIMENT/             weights, histories, out-of-fold and test scores, one set per fold
+predictions/EXPERIMENT/        oof.csv and test.csv, shaped like a submission
+stacker/                       weights of the stackers, one per fold
+submission.csv  oof.csv  scores.csv  per_class.csv
+trained.json                   what was trained, for tag.py and kernel.py
+kaggle/{dataset,kernel}/       what kernel.py makes for upload
+"""
 
 import dataclasses
 import functools
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from clips import dataset, views
-from clips.store import RECORD, STORE_FILES, ClipStore, settings_of
+from clips.dataset import Dataset
+from clips.store import STORE_FILES, ClipStore, read_views, views_name
 from config import (
+    PREPROCESSING_SETTINGS,
     STACKING_SETTINGS,
     TRAINING_SETTINGS,
     VIEW_SETTINGS,
     Config,
-    Schedule,
     experiments,
 )
 from messages import InputError, first_few
 from runs.results import Result, fingerprint
 from solution.crops import Examples
-from storage import OutputFolder
 
 REMEDY = "Mend them or take them out of the table, or leave them out with --skip-unreadable"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """What a stage was asked to do."""
 
-    dataset: dataset.Dataset  # the user's clips and labels
-    outputs: OutputFolder  # where results go
+    dataset: Dataset  # the user's clips and labels
+    root: Path  # the output folder
     profile: str  # its name
     configs: list[Config]  # one per experiment
     folds: list[int]  # to work on
     skip_unreadable: bool = False  # leave out training clips that cannot be read
     force: bool = False  # make results again that are there
+
+    @property
+    def settings(self) -> dict:
+        """Those of preprocessing, which all experiments share."""
+        return self.configs[0].values(PREPROCESSING_SETTINGS)
+
+    # --- results ----------------------------------------------------------------------------------
+
+    def result(self, name: str, made_by: str, files: tuple[str, ...], of=(), **source) -> Result:
+        """Files that a stage makes of other results, and of values (`source`)."""
+
+        def made_from() -> dict:
+            return {part.name: part.content() for part in of} | source
+
+        return Result(self.root, name, made_by, files, made_from)
+
+    @functools.cache  # noqa: B019 (a stage has one run)
+    def clips(self, split: str) -> Result:
+        clips = self.dataset[split]
+        stamps = [
+            (name, *file.stamp()) for name, file in zip(clips.fnames, clips.files, strict=True)
+        ]
+        source = {"settings": self.settings, "clips": fingerprint(stamps)}
+        return self.result(f"clips/{split}/store", "preprocess", STORE_FILES, **source)
+
+    @functools.cache  # noqa: B019
+    def views(self, split: str, config: Config) -> Result:
+        """The log-mels that a split is scored from; experiments with the same crops share them."""
+        name, suffix = os.path.splitext(views_name(config))
+        settings, of = config.values(VIEW_SETTINGS), [self.clips(split)]
+        return self.result(f"clips/{split}/{name}", "preprocess", (suffix,), of, settings=settings)
+
+    @functools.cached_property
+    def fold_table(self) -> Result:
+        curated, settings = self.dataset["curated"], self.configs[0]
+        return self.result(
+            "folds",
+            "preprocess",
+            (".csv",),
+            labels=fingerprint(curated.fnames, curated.labels.tobytes()),
+            n_folds=settings.n_folds,
+            fold_seed=settings.fold_seed,
+        )
+
+    @functools.cache  # noqa: B019
+    def pretrained(self, config: Config) -> Result:
+        labels = fingerprint(self.dataset["noisy"].labels.tobytes())
+        return self._training(
+            config, "pretrained", "pretrain", [self.clips("noisy")], noisy_labels=labels
+        )
+
+    @functools.cache  # noqa: B019
+    def fold(self, config: Config, fold: int) -> Result:
+        start = self.start(config)
+        of = [self.fold_table, start] if start else [self.fold_table]
+        return self._training(config, f"fold{fold}", "train", of, fold=fold)
+
+    def _training(self, config: Config, part: str, made_by: str, of: list, **source) -> Result:
+        curated = self.dataset["curated"]
+        schedule = config.pretraining if made_by == "pretrain" else config.training
+        return self.result(
+            f"models/{config.name}/{part}",
+            made_by,
+            (".weights.h5", ".scores.csv", ".history.csv"),
+            [self.clips("curated"), self.views("curated", config), *of],
+            settings=config.values(TRAINING_SETTINGS) | {"schedule": dataclasses.asdict(schedule)},
+            classes=fingerprint(self.dataset.classes),
+            curated_labels=fingerprint(curated.labels.tobytes()),
+            **source,
+        )
+
+    @functools.cache  # noqa: B019
+    def test_scores(self, config: Config, fold: int) -> Result:
+        name, of = f"models/{config.name}/fold{fold}.test", [self.fold(config, fold)]
+        return self.result(name, "predict", (".csv",), [*of, self.views("test", config)])
+
+    @functools.cache  # noqa: B019
+    def predictions(self, config: Config) -> Result:
+        files, of = ("oof.csv",), [self.fold(config, fold) for fold in self.folds]
+        if len(self.dataset["test"]):
+            files = ("oof.csv", "test.csv")
+            of = [*of, *(self.test_scores(config, fold) for fold in self.folds)]
+        return self.result(f"predictions/{config.name}/predictions", "predict", files, of)
+
+    @functools.cached_property
+    def ensemble(self) -> Result:
+        config, test, source = self.configs[0], self.dataset["test"], {}
+        stackers = tuple(f"stacker/fold{fold}.weights.h5" for fold in range(config.n_folds))
+        files = ("oof.csv", "scores.csv", "per_class.csv", "trained.json", *stackers)
+        if test.labels is not None:
+            usage = "" if test.usage is None else "".join(test.usage)
+            source["test_labels"] = fingerprint(test.labels.tobytes(), usage)
+        return self.result(
+            "ensemble",
+            "ensemble",
+            ("submission.csv", *files) if len(test) else files,
+            [self.predictions(config) for config in self.configs],
+            weights={config.name: config.stack_weight for config in self.configs},
+            settings=config.values(STACKING_SETTINGS),
+            labels=fingerprint(self.dataset["curated"].labels.tobytes()),
+            **source,
+        )
+
+    # --- what is in them --------------------------------------------------------------------------
 
     def is_pending(self, result: Result) -> bool:
         """Does this result still have to be made? Says why not, or why again."""
@@ -50,21 +167,6 @@ class Run:
             result.unseal()
         return True
 
-    # --- clips and folds --------------------------------------------------------------------------
-
-    def store(self, split: str) -> Result:
-        folder = self.outputs.clips(split)
-        files = {name: folder / name for name in STORE_FILES}
-        made_from = functools.partial(self._store_source, split)
-        return Result(f"{split} clips", "preprocess", folder / RECORD, files, made_from)
-
-    def _store_source(self, split: str) -> dict:
-        clips = self.dataset[split]
-        stamps = [
-            (fname, *file.stamp()) for fname, file in zip(clips.fnames, clips.files, strict=True)
-        ]
-        return {"settings": settings_of(self.configs[0]), "clips": fingerprint(stamps)}
-
     def require_clips(self, *splits: str) -> None:
         """Check the stores of these splits, once per stage: all of their bytes are read.
 
@@ -74,192 +176,45 @@ class Run:
             If one is not there, is damaged, or was made from other clips or settings.
         """
         for split in splits:
-            self.store(split).require()
+            self.clips(split).require()
 
-    def examples(self, split: str) -> Examples:
-        """All readable clips of a split, from the store, which the stage has checked.
+    def examples(self, split: str, config: Config | None = None) -> Examples:
+        """All readable clips of a split, from the store; with a config, also their views.
 
         Raises
         ------
         InputError
             If training clips could not be read, and were not to be skipped.
         """
-        store = ClipStore(self.outputs.clips(split))
+        store = ClipStore(self.clips(split).record.parent, self.settings)
         readable = np.array([not fault for fault in store.faults], bool)
         if split == "test":  # a submission has all rows: such a clip counts as silence
             readable[:] = True
         elif not readable.all() and not self.skip_unreadable:
             raise InputError(f"{unreadable(store, split)}. {REMEDY}")
-        return Examples(store, np.flatnonzero(readable), self.dataset[split].labels)
+        views = config and read_views(self.views(split, config).path(".f32"), config)
+        return Examples(store, np.flatnonzero(readable), self.dataset[split].labels, views)
 
-    def views(self, split: str, config: Config) -> Result:
-        """Experiments that start from the same crops share these."""
-        kind = f"{config.frontend}-{config.crop_samples}"
-        path = self.outputs.clips(split) / f"views-{kind}.npy"
-
-        def made_from():
-            return {
-                "clips": self.store(split).content(),
-                "settings": config.values_of(VIEW_SETTINGS),
-            }
-
-        name, record = f"{split} log-mels", path.with_suffix(".json")
-        return Result(name, "views", record, {"views": path}, made_from)
-
-    def with_views(self, examples: Examples, split: str, config: Config) -> Examples:
-        """The same examples with the log-mels that they are scored from."""
-        return views.with_views(examples, config, self.views(split, config))
-
-    def fold_table(self) -> Result:
-        path = self.outputs.folds
-        record, made_from = path.with_suffix(".json"), self._fold_table_source
-        return Result("fold table", "preprocess", record, {"table": path}, made_from)
-
-    def _fold_table_source(self) -> dict:
-        curated, settings = self.dataset["curated"], self.configs[0]
-        return {
-            "labels": fingerprint(curated.fnames, curated.labels.tobytes()),
-            "n_folds": settings.n_folds,
-            "fold_seed": settings.fold_seed,
-        }
-
-    def folds_of_clips(self) -> np.ndarray:
+    def clip_folds(self) -> np.ndarray:
         """The fold of each curated clip, from the one fold table: int (clips,)."""
-        self.fold_table().require()
-        return pd.read_csv(self.outputs.folds)["fold"].to_numpy()
-
-    # --- trained networks -------------------------------------------------------------------------
+        self.fold_table.require()
+        return pd.read_csv(self.fold_table.path(".csv"))["fold"].to_numpy()
 
     def pretrainings(self) -> list[Config]:
         """The experiments whose pretraining the chosen ones start from, each once."""
         names = dict.fromkeys(config.pretrained_by for config in self.configs)
         return experiments(self.profile, list(names))
 
-    def pretrained(self, config: Config) -> Result:
-        made_from = functools.partial(self._pretrained_source, config)
-        return self._training(config, "pretrained", "pretrain", made_from)
+    def scored_configs(self) -> list[Config]:
+        """The chosen experiments, and those that they start from."""
+        return list(dict.fromkeys([*self.configs, *self.pretrainings()]))
 
-    def _pretrained_source(self, config: Config) -> dict:
-        return {
-            **self._training_source(config, config.pretraining),
-            "noisy clips": self.store("noisy").content(),
-            "noisy labels": fingerprint(self.dataset["noisy"].labels.tobytes()),
-        }
-
-    def starting_point(self, config: Config) -> Result | None:
-        """The pretraining of an experiment; None where there is no noisy set to pretrain on.
-
-        Raises
-        ------
-        MissingResult
-            If there should be one.
-        """
+    def start(self, config: Config) -> Result | None:
+        """The pretraining of an experiment; None where there is no noisy set to pretrain on."""
         if not len(self.dataset["noisy"]):
             return None
-        result = self._pretraining_of(config)
-        result.require()
-        return result
-
-    def _pretraining_of(self, config: Config) -> Result:
         (pretrained_by,) = experiments(self.profile, [config.pretrained_by])
         return self.pretrained(pretrained_by)
-
-    def fold(self, config: Config, fold: int) -> Result:
-        made_from = functools.partial(self._fold_source, config, fold)
-        return self._training(config, f"fold{fold}", "train", made_from)
-
-    def _fold_source(self, config: Config, fold: int) -> dict:
-        start = None
-        if len(self.dataset["noisy"]):
-            start = self._pretraining_of(config).content("weights")
-        return {
-            **self._training_source(config, config.training),
-            "fold table": self.fold_table().content(),
-            "fold": fold,
-            "pretrained weights": start,
-        }
-
-    def _training(self, config: Config, part: str, made_by: str, made_from) -> Result:
-        kinds = {"weights": "weights.h5", "history": "history.csv", "scores": "scores.csv"}
-        files = {what: self.outputs.model(config.name, part, kind) for what, kind in kinds.items()}
-        name = f"weights for {config.name} {part.replace('fold', 'fold ')}"
-        record = self.outputs.model(config.name, part, "json")
-        return Result(name, made_by, record, files, made_from)
-
-    def _training_source(self, config: Config, schedule: Schedule) -> dict:
-        settings = config.values_of(TRAINING_SETTINGS)
-        return {
-            "settings": {**settings, "schedule": dataclasses.asdict(schedule)},
-            "classes": fingerprint(self.dataset.classes),
-            "curated clips": self.store("curated").content(),
-            "curated labels": fingerprint(self.dataset["curated"].labels.tobytes()),
-        }
-
-    # --- predictions ------------------------------------------------------------------------------
-
-    def fold_test_scores(self, config: Config, fold: int) -> Result:
-        path = self.outputs.model(config.name, f"fold{fold}", "test.csv")
-
-        def made_from():
-            weights = self.fold(config, fold).content("weights")
-            return {"weights": weights, "test clips": self.store("test").content()}
-
-        name, record = f"test scores of {config.name} fold {fold}", path.with_suffix(".json")
-        return Result(name, "predict", record, {"scores": path}, made_from)
-
-    def predictions(self, config: Config) -> Result:
-        parts = ("oof", "test") if len(self.dataset["test"]) else ("oof",)
-        files = {part: self.outputs.predictions(config.name, part) for part in parts}
-        record = files["oof"].with_name("predictions.json")
-        made_from = functools.partial(self._predictions_source, config)
-        return Result(f"predictions of {config.name}", "predict", record, files, made_from)
-
-    def _predictions_source(self, config: Config) -> dict:
-        source = {
-            f"fold {fold}": self.fold(config, fold).content("weights", "scores")
-            for fold in self.folds
-        }
-        if len(self.dataset["test"]):
-            source["test clips"] = self.store("test").content()
-        return source
-
-    # --- stackers ---------------------------------------------------------------------------------
-
-    def stacker(self, fold: int) -> Result:
-        """The stacker of the fold that it was not trained on."""
-        kinds = {"weights": "weights.h5", "scores": "scores.csv"}
-        files = {what: self.outputs.stacker(fold, kind) for what, kind in kinds.items()}
-        name, record = f"stacker fold {fold}", self.outputs.stacker(fold, "json")
-        made_from = functools.partial(self._stacker_source, fold)
-        return Result(name, "ensemble", record, files, made_from)
-
-    def _stacker_source(self, fold: int) -> dict:
-        scores = {config.name: self.predictions(config).content("oof") for config in self.configs}
-        return {"out-of-fold scores": scores, "fold": fold, **self._stacking_source()}
-
-    def _stacking_source(self) -> dict:
-        return {
-            "weights": {config.name: config.stack_weight for config in self.configs},
-            "settings": self.configs[0].values_of(STACKING_SETTINGS),
-            "labels": fingerprint(self.dataset["curated"].labels.tobytes()),
-        }
-
-    def ensemble(self) -> Result:
-        names = ["oof", "scores", "per_class"]
-        if len(self.dataset["test"]):
-            names.append("submission")
-        files = {name: self.outputs.table(name) for name in names}
-        files["trained"] = self.outputs.trained
-        record = self.outputs.table("ensemble").with_suffix(".json")
-        return Result("ensemble", "ensemble", record, files, self._ensemble_source)
-
-    def _ensemble_source(self) -> dict:
-        scores = {config.name: self.predictions(config).content() for config in self.configs}
-        source, test = {"predictions": scores, **self._stacking_source()}, self.dataset["test"]
-        if test.labels is not None:
-            usage = "" if test.usage is None else "".join(test.usage)
-            source["test labels"] = fingerprint(test.labels.tobytes(), usage)
-        return source
 
 
 def unreadable(store: ClipStore, split: str) -> str:

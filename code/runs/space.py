@@ -3,15 +3,18 @@
 import itertools
 import os
 import shutil
-from pathlib import Path
+import sys
 
 import soundfile as sf
 
+from clips.dataset import SPLITS
+from clips.decoding import NOT_DECODED
 from clips.files import ClipFile
-from clips.views import N_VIEWS
 from config import Config
+from fast import gpus
 from messages import PipelineError, UnreadableClip
-from solution import audio
+from runs.run import Run
+from solution.crops import VIEWS
 from solution.features import N_FEATURES, NUM_STEPS
 
 SAMPLED_CLIPS = 32
@@ -20,21 +23,58 @@ RESERVE = 50_000_000  # histories and what else is small
 SCORE_BYTES = 12  # one score in a CSV file
 # Memory of training on a CPU in float32, as measured: BASE_MEMORY is TensorFlow's; there are
 # COPIES_OF_WEIGHTS of these; each clip takes CLIP_MEMORY for waveform and spectrum, and COPIES of
-# its feature maps. Where maps are made again (`recompute`), it is COPIES_MADE_AGAIN instead, and
-# CLIPS_AT_WORK more clips.
+# its feature maps.
 BASE_MEMORY, COPIES_OF_WEIGHTS = 1.0e9, 10
 CLIP_MEMORY = 6e6
 COPIES, MORE_COPIES_WITH_SQUEEZE_EXCITE = 3.2, 0.7
-COPIES_MADE_AGAIN, CLIPS_AT_WORK = 1.15, 4
 
 
-def require(folder: Path, n_bytes: float) -> None:
-    """Raise PipelineError if the disk of a folder has less space left than that."""
-    free = shutil.disk_usage(folder).free
-    if free < n_bytes:
+def require(run: Run) -> None:
+    """Stop before the work where the disk is too small for it; what is there already is counted.
+
+    Raises
+    ------
+    PipelineError
+    """
+    needed, free = needed_bytes(run) - present_bytes(run), shutil.disk_usage(run.root).free
+    if free < needed:
         raise PipelineError(
-            f"{folder} has {free / 1e9:.2f} GB of disk space left and this run will take about "
-            f"{n_bytes / 1e9:.2f} GB: free some, or name another --output"
+            f"{run.root} has {free / 1e9:.2f} GB of disk space left and this run will take about "
+            f"{needed / 1e9:.2f} GB: free some, or name another --output"
+        )
+
+
+def needed_bytes(run: Run) -> float:
+    """What the whole run will take."""
+    needed = training_bytes(run.configs, run.pretrainings(), len(run.folds)) + RESERVE
+    needed += sum(store_bytes(run.dataset[split].files, run.configs[0]) for split in SPLITS)
+    n_scored = len(run.dataset["test"]) + len(run.dataset["curated"])
+    by_kind = {run.views("test", config).name: config for config in run.scored_configs()}
+    needed += sum(views_bytes(n_scored, config) for config in by_kind.values())
+    n_tables = len(run.configs) * (len(run.folds) + 2)
+    return needed + SCORE_BYTES * n_tables * n_scored * len(run.dataset.classes)
+
+
+def present_bytes(run: Run) -> int:
+    """What the clips, and these experiments' models and predictions, already take."""
+    names = [config.name for config in run.scored_configs()]
+    folders = {run.root / part / name for part in ("models", "predictions") for name in names}
+    folders.add(run.root / "clips")
+    return sum(path.stat().st_size for folder in folders for path in folder.rglob("*"))
+
+
+def report_memory(run: Run) -> None:
+    """Warn where training, without a GPU, would take more memory than the machine has."""
+    if gpus.visible():
+        return
+    largest = max(run.configs, key=training_memory)
+    needed, present = training_memory(largest), machine_memory()
+    if needed > present:
+        print(
+            f"warning: training {largest.name} in float32 on a CPU takes about {needed / 1e9:.1f} "
+            f"GB of memory, and this machine has {present / 1e9:.1f} GB: take --profile small, or "
+            "lower batch_size in code/config.py",
+            file=sys.stderr,
         )
 
 
@@ -51,14 +91,14 @@ def store_bytes(files: list[ClipFile], config: Config) -> float:
 
 def views_bytes(n_clips: int, config: Config) -> float:
     """Size of the log-mels that so many clips are scored from."""
-    return 4.0 * n_clips * N_VIEWS * config.crop_frames * config.n_mels
+    return 4.0 * n_clips * VIEWS * config.crop_frames * config.n_mels
 
 
 def _seconds(file: ClipFile) -> float:
     try:
         with file.open() as stream:
             seconds = sf.info(stream).duration
-    except (UnreadableClip, *audio.NOT_DECODED):
+    except (UnreadableClip, *NOT_DECODED):
         return 0.0
     return seconds if seconds < LONGEST else 0.0
 
@@ -88,15 +128,11 @@ def training_memory(config: Config) -> float:
     for filters in config.scaled_block_filters:
         numbers += 2 * n_frames * n_mels * filters  # two units, then half the frames and bands
         n_frames, n_mels = -(-n_frames // 2), -(-n_mels // 2)
-    n_clips, copies = config.batch_size, COPIES
-    if config.has_large_maps:
-        n_clips, copies = n_clips + CLIPS_AT_WORK, COPIES_MADE_AGAIN
-    elif config.squeeze_excite:
-        copies += MORE_COPIES_WITH_SQUEEZE_EXCITE
+    copies = COPIES + config.squeeze_excite * MORE_COPIES_WITH_SQUEEZE_EXCITE
     base = BASE_MEMORY + COPIES_OF_WEIGHTS * weights_bytes(config)
-    return base + n_clips * (CLIP_MEMORY + 4 * copies * numbers)
+    return base + config.batch_size * (CLIP_MEMORY + 4 * copies * numbers)
 
 
-def memory_of_machine() -> float:
+def machine_memory() -> float:
     """Bytes of memory that this machine has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,40 +1,53 @@
-"""Training batches in NumPy: random crops, label smoothing and mixup.
+"""Crops of clips in NumPy: random ones with label smoothing and mixup, and three test-time views.
 
 A crop is a window of the clip continued by silence on both sides. It starts within a long clip, and
 before a short one, whose left padding is then the window's start with its sign changed.
 """
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from config import PREPROCESSING_SETTINGS, Config, Schedule
 from solution import logmel
 
-if TYPE_CHECKING:
-    from clips.store import Clips
-
 VIEWS = 3
+
+
+class Clips(Protocol):
+    """Clips as arrays, wherever they are."""
+
+    n_samples: np.ndarray  # int (clips,)
+    n_frames: np.ndarray  # int (clips,)
+
+    def waveform(self, clip: int, start: int, length: int) -> np.ndarray:
+        """Samples start to start + length, zeros outside the clip: float32 (length,)."""
+
+    def decibels(self, clip: int, start: int, length: int) -> np.ndarray:
+        """Log-mel frames start to start + length, -100 dB outside: float32 (length, n_mels)."""
+
+    def inputs(self, clips: np.ndarray) -> dict[str, np.ndarray]:
+        """What networks take beside the sound: `length` (n, 1), `global_feat` (n, 128, 12)."""
 
 
 @dataclass(frozen=True)
 class Examples:
     """Some clips of a store, with labels and views of all of its clips."""
 
-    store: "Clips"
+    store: Clips
     clips: np.ndarray  # int (n,), which clips of the store
     labels: np.ndarray | None  # multi-hot int8 (all clips, classes), None where unknown
-    views: np.ndarray | None = None  # float32 (all clips, 3, frames, n_mels)
+    views: Sequence | None = None  # float32 (all clips, 3, frames, n_mels)
 
     def __len__(self) -> int:
         return len(self.clips)
 
 
-def random_generator(config: Config, part: str, epoch: int) -> np.random.Generator:
+def random_generator(config: Config, part: str, epoch: int = 0) -> np.random.Generator:
     """The generator of one epoch: the same whether or not the epochs before it ran just now."""
     return np.random.default_rng([config.seed, zlib.crc32(f"{config.name}/{part}".encode()), epoch])
 
@@ -74,35 +87,49 @@ def mixup(
 
 
 def training_batches(
-    examples: Examples, config: Config, schedule: Schedule, epoch: int, rng: np.random.Generator
-) -> Iterator[tuple[dict, np.ndarray]]:
-    """One epoch over the examples in random order.
+    examples: Examples, config: Config, schedule: Schedule, part: str, first_epoch: int = 0
+) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+    """The batches of one epoch after the other, as `training_batch` gives them.
+
+    Each epoch has every example once, in random order; its small last batch may be anywhere. Mixup
+    is applied before the schedule's first milestone only.
+    """
+    for epoch in range(first_epoch, schedule.epochs):
+        rng = random_generator(config, part, epoch)
+        mixup_prob = schedule.mixup_prob if epoch < schedule.milestones[0] else 0.0
+        batches = split(rng.permutation(examples.clips), config.batch_size)
+        for number in rng.permutation(len(batches)):
+            yield training_batch(examples, batches[number], config, mixup_prob, rng)
+
+
+def training_batch(
+    examples: Examples, clips: np.ndarray, config: Config, mixup_prob: float, rng
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Random crops of some clips, perhaps mixed.
 
     Parameters
     ----------
     examples : Examples
-    epoch : int
-        Mixup is applied before the schedule's first milestone only.
+    clips : int (batch,)
+    mixup_prob : float
+        How likely the batch is mixed.
+    rng : numpy.random.Generator
 
-    Yields
-    ------
+    Returns
+    -------
     inputs : dict of float32 arrays: audio (batch, samples) or (batch, frames, n_mels), length
         (batch, 1), global_feat (batch, 128, 12)
     labels : float32 (batch, classes), smoothed
     """
-    store, labels = examples.store, examples.labels
-    cut, sizes, length = crops_of(store, config)
-    order = rng.permutation(examples.clips)
-    for batch in split(order, config.batch_size):
-        sound = np.stack(
-            [cut(clip, random_start(sizes[clip], length, rng), length) for clip in batch]
-        )
-        y = smooth_labels(labels[batch], config.label_smoothing)
-        if epoch < schedule.milestones[0] and rng.random() < schedule.mixup_prob:
-            sound, y = mixup(sound, y, config, rng)
-        if config.frontend == "logmel":
-            sound = logmel.normalise(sound)
-        yield {"audio": sound.astype(np.float32, copy=False), **store.inputs(batch)}, y
+    cut, sizes, length = crop_source(examples.store, config)
+    sound = np.stack([cut(clip, random_start(sizes[clip], length, rng), length) for clip in clips])
+    labels = smooth_labels(examples.labels[clips], config.label_smoothing)
+    if rng.random() < mixup_prob:
+        sound, labels = mixup(sound, labels, config, rng)
+    if config.frontend == "logmel":
+        sound = logmel.normalise(sound)
+    inputs = {"audio": sound.astype(np.float32, copy=False), **examples.store.inputs(clips)}
+    return inputs, labels
 
 
 def prefetch(batches: Iterable) -> Iterator:
@@ -120,7 +147,7 @@ def split(items: np.ndarray, size: int) -> list[np.ndarray]:
     return [items[first : first + size] for first in range(0, len(items), size)]
 
 
-def crops_of(store: "Clips", config: Config) -> tuple[Callable, np.ndarray, int]:
+def crop_source(store: Clips, config: Config) -> tuple[Callable, np.ndarray, int]:
     """What crops are of: log-mels, counted in frames, or waveforms, counted in samples.
 
     Returns
@@ -134,7 +161,7 @@ def crops_of(store: "Clips", config: Config) -> tuple[Callable, np.ndarray, int]
     return store.waveform, store.n_samples, config.crop_samples
 
 
-def views(store: "Clips", clips: np.ndarray, config: Config) -> np.ndarray:
+def views(store: Clips, clips: np.ndarray, config: Config) -> np.ndarray:
     """What networks score: first, middle and last crop of each clip (3-TTA).
 
     The decibels of `Melspectrogram`, in NumPy: all networks share them.
@@ -149,13 +176,13 @@ def views(store: "Clips", clips: np.ndarray, config: Config) -> np.ndarray:
     -------
     float32 (n, 3, frames, n_mels), decibels in [-80, 0]
     """
-    cut, sizes, length = crops_of(store, config)
+    cut, sizes, length = crop_source(store, config)
     decibels = np.empty((len(clips), VIEWS, config.crop_frames, config.n_mels), np.float32)
     for views_of_clip, clip in zip(decibels, clips, strict=True):
         for number, start in enumerate(view_starts(sizes[clip], length)):
             crop = cut(clip, start, length)
             if config.frontend == "waveform":
-                crop = logmel.log_mel(crop, **config.values_of(PREPROCESSING_SETTINGS))
+                crop = logmel.log_mel(crop, **config.values(PREPROCESSING_SETTINGS))
             views_of_clip[number] = crop
     return logmel.normalise(decibels)
 

@@ -1,16 +1,16 @@
 """The stacking network: what several networks say of a clip becomes one score per class."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import keras
 import numpy as np
+from keras import ops
 
-import messages
 from config import Config
-from runs.resume import Kept, TrainingState, without_optimiser
 from solution import metrics
 from solution.crops import random_generator, split
-from storage import Checkpoint
+from solution.training import Kept, without_optimiser
 
 SHIFT = 1.6
 
@@ -28,17 +28,16 @@ def build_stacker(n_classes: int, n_channels: int, learning_rate: float = 1e-4) 
     n_channels : int
         Models + 1: the last channel is the models' weighted average.
     learning_rate : float
-        Of Nadam.
+        Of Keras 2's Nadam, as for the networks.
 
     Returns
     -------
     keras.Model: (batch, n_classes, n_channels) -> (batch, n_classes)
     """
     scores = keras.Input((n_classes, n_channels), name="scores")
-    x = keras.layers.EinsumDense(  # what LocallyConnected1D(1, 1) was in Keras 2
-        "bpc,pcf->bpf",
-        (n_classes, 1),
-        kernel_initializer=last_channel,
+    x = LocallyConnected1D(
+        1,
+        kernel_initializer=LastChannel(),
         kernel_constraint=keras.constraints.UnitNorm(axis=1),  # over the channels
         name="models",
     )(scores)  # (classes, 1)
@@ -54,13 +53,6 @@ def build_stacker(n_classes: int, n_channels: int, learning_rate: float = 1e-4) 
         jit_compile=keras.backend.backend() == "jax",  # as in training.py
     )
     return model
-
-
-def last_channel(shape: tuple[int, int, int], dtype=None) -> np.ndarray:
-    """1 on the last channel, 0 on the others, for kernels (classes, channels, filters)."""
-    kernel = np.zeros(shape, dtype)
-    kernel[:, -1] = 1
-    return kernel
 
 
 def stacker_input(scores: list[np.ndarray], weights: list[float]) -> np.ndarray:
@@ -80,62 +72,101 @@ def weighted_average(scores: list[np.ndarray], weights: list[float]) -> np.ndarr
 
 
 def read_weights(path: Path, n_classes: int, n_channels: int) -> list[np.ndarray]:
-    """The weights that `StackerTrainer` wrote: (classes, channels, 1) and (classes, classes)."""
+    """The weights in a file: (classes, channels, 1) and (classes, classes)."""
     stacker = without_optimiser(build_stacker(n_classes, n_channels))
     stacker.load_weights(path)
     return stacker.get_weights()
 
 
-def predict(inputs: np.ndarray, weights: list[list[np.ndarray]]) -> np.ndarray:
+def stack(inputs: np.ndarray, weights: list[list[np.ndarray]]) -> np.ndarray:
     """The mean over stackers with these weights: (clips, classes, channels) -> (clips, classes)."""
     # What `build_stacker` computes, without a network that would have to be built first.
     sums = [np.einsum("bpc,pcf->bp", inputs, models) @ classes for models, classes in weights]
     return np.mean([(np.tanh(x - SHIFT) + 1) / 2 for x in sums], axis=0)
 
 
-class StackerTrainer:
-    """Trains one stacker per fold, each from the same start.
+def train_stacker(
+    inputs: np.ndarray,
+    truth: np.ndarray,
+    learnt: np.ndarray,
+    validated: np.ndarray,
+    config: Config,
+    part: str,
+    watch: Callable[[Iterable], Iterable] = iter,
+) -> Kept:
+    """Train a stacker; the epoch with the best LRAP on the validated clips is kept.
 
     Parameters
     ----------
     inputs : (clips, classes, channels), out-of-fold scores as `stacker_input` gives
     truth : multi-hot (clips, classes)
-    fold_of : int (clips,)
+    learnt, validated : bool (clips,)
+        The clips that it learns from, and those by which the epoch is chosen.
+    config : Config
+    part : str
+        By which its order of clips is drawn.
+    watch : callable, optional
+        (epochs) -> the same epochs, for a progress bar.
+    """
+    stacker = build_stacker(*inputs.shape[1:], config.stacker_learning_rate)
+    learnt, kept = np.flatnonzero(learnt), None
+    for epoch in watch(range(config.stacker_epochs)):
+        scores = stacker.predict_on_batch(inputs[validated])
+        score = metrics.lrap(truth[validated], scores)
+        if kept is None or score > kept.lrap:
+            kept = Kept(epoch, score, stacker.get_weights(), scores)
+        elif epoch - kept.epoch >= config.stacker_patience:
+            break
+        # Not `fit`: with a seed, Keras shuffles arrays into the same order in every epoch.
+        order = random_generator(config, part, epoch).permutation(learnt)
+        for batch in split(order, config.stacker_batch_size):
+            stacker.train_on_batch(inputs[batch], truth[batch])
+    return kept
+
+
+@keras.saving.register_keras_serializable("freesound")
+class LocallyConnected1D(keras.layers.Layer):
+    """A bias-free dense layer of its own at every position: Keras 2's, with kernel size 1.
+
+    Input (batch, positions, channels); output (batch, positions, filters). The kernel is
+    (positions, channels, filters).
     """
 
-    def __init__(self, inputs: np.ndarray, truth: np.ndarray, fold_of: np.ndarray, config: Config):
-        self._inputs, self._truth, self._fold_of, self._config = inputs, truth, fold_of, config
-        self.model = build_stacker(*inputs.shape[1:], config.stacker_learning_rate)
-        self.state = TrainingState(self.model)
+    def __init__(
+        self, filters, kernel_initializer="glorot_uniform", kernel_constraint=None, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
 
-    def fit(self, fold: int, checkpoint: Checkpoint | None = None) -> Kept:
-        """Train on the other folds' clips; keep the epoch with the best LRAP on this fold's.
+    def build(self, input_shape):
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(*input_shape[1:], self.filters),
+            initializer=self.kernel_initializer,
+            constraint=self.kernel_constraint,
+        )
 
-        Parameters
-        ----------
-        fold : int
-        checkpoint : Checkpoint, optional
-            Where to save the state after every epoch, and to go on from.
-        """
-        config, validated = self._config, np.flatnonzero(self._fold_of == fold)
-        kept, history = self.state.resume(checkpoint)
-        epochs = range(len(history), config.stacker_epochs)
-        label = f"stacker fold {fold}"
-        for epoch in messages.progress_bar(label, len(epochs), "epoch", iterable=epochs):
-            scores = self.model.predict_on_batch(self._inputs[validated])
-            score = metrics.lrap(self._truth[validated], scores)
-            if kept is None or score > kept.lrap:
-                kept = Kept(epoch, score, self.model.get_weights(), scores)
-            elif epoch - kept.epoch >= config.stacker_patience:
-                break
-            self._train(fold, epoch)
-            history.append([score])
-            if checkpoint:
-                self.state.save(checkpoint, kept, history)
-        return kept
+    def call(self, inputs):
+        return ops.einsum("bpc,pcf->bpf", inputs, self.kernel)
 
-    def _train(self, fold: int, epoch: int) -> None:
-        rng = random_generator(self._config, f"stacker fold{fold}", epoch)
-        order = rng.permutation(np.flatnonzero(self._fold_of != fold))
-        for batch in split(order, self._config.stacker_batch_size):
-            self.model.train_on_batch(self._inputs[batch], self._truth[batch])
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+        }
+
+
+@keras.saving.register_keras_serializable("freesound")
+class LastChannel(keras.initializers.Initializer):
+    """1 on the last input channel, 0 on the others, for kernels (positions, channels, filters)."""
+
+    def __call__(self, shape, dtype=None):
+        # A sum, not broadcast_to: PyTorch's would share its memory between the positions.
+        return ops.zeros(shape, dtype) + ops.eye(shape[1], dtype=dtype)[-1][:, None]
+
+    def get_config(self):
+        return {}

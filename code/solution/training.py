@@ -1,51 +1,54 @@
-"""The epoch loop that pretraining and fold-wise training share."""
+"""Training as published: the optimiser, the batches of an epoch, and the epoch that is kept."""
 
+import dataclasses
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import keras
 import numpy as np
-import pandas as pd
 
-import messages
 from config import Config, Schedule
-from messages import PipelineError
-from runs.results import Result
-from runs.resume import Kept, TrainingState
-from solution import metrics
-from solution.crops import Examples, prefetch, random_generator, training_batches
+from solution import crops, metrics
+from solution.crops import Examples
 from solution.models import build_tagger
-from solution.scoring import Predictor
-from storage import Checkpoint, write_scores, written_whole
+from solution.scoring import Scorer
 
 HISTORY = ("epoch", "loss", "lrap", "lwlrap", "learning_rate", "seconds")
 
 
-@dataclass(frozen=True)
-class Job:
-    """One training: its name ("pretrained", "fold3"), what it learns from, and where it starts.
+@dataclasses.dataclass
+class Kept:
+    """The best epoch of a training: its number, LRAP, weights, and scores (clips, classes)."""
 
-    The validation examples have views.
-    """
-
-    part: str
-    examples: Examples
-    validation: Examples
-    schedule: Schedule
-    start: Result | None = None  # pretrained weights; None for the network's initial ones
+    epoch: int
+    lrap: float
+    weights: list[np.ndarray]
+    scores: np.ndarray
 
 
-class Trainer:
-    """A network that can be trained again from its initial state.
+class Learner:
+    """A network with its optimiser, which learns anew for each fold of an experiment.
 
-    Building and compiling takes longer than a short epoch, so one `Trainer` serves all folds of an
-    experiment. Its initial weights derive from (seed, experiment).
+    Not one for each: Keras takes some ten seconds to trace a network, and keeps its memory.
+
+    Parameters
+    ----------
+    config : Config
+    n_classes : int
+
+    Attributes
+    ----------
+    model : keras.Model
+        Compiled.
+    network : keras.Model
+        The same layers without the optimiser: its weight files hold weights only.
+    scorer : Scorer
+        Of the network.
     """
 
     def __init__(self, config: Config, n_classes: int):
-        rng = random_generator(config, "initial weights", epoch=0)
-        keras.utils.set_random_seed(int(rng.integers(2**31)))
-        self.config = config
+        self.config, self.n_classes = config, n_classes
         self.model = build_tagger(config, n_classes)
         self.model.compile(
             keras.optimizers.Nadam(config.learning_rate),
@@ -53,114 +56,160 @@ class Trainer:
             # XLA is four times slower on CPUs, but JAX without it runs operation by operation.
             jit_compile=keras.backend.backend() == "jax",
         )
-        self.state = TrainingState(self.model)
-        self._predictor = Predictor(config, n_classes)
+        # Float16's loss scaling wraps Nadam. Unless that is built first, its product of momenta is
+        # missing from the variables of both.
+        optimizer = self.model.optimizer
+        for part in (getattr(optimizer, "inner_optimizer", optimizer), optimizer):
+            part.build(self.model.trainable_variables)
+        self._untouched = [keras.ops.convert_to_numpy(value) for value in optimizer.variables]
+        self.network = without_optimiser(self.model)
+        self.scorer = Scorer(config, n_classes, self.network)
 
-    def fit(self, job: Job, checkpoint: Checkpoint | None = None) -> tuple[Kept, pd.DataFrame]:
-        """Train by the job's schedule; after every epoch score the validation clips.
+    def restart(self, part: str, weights: Path | None = None) -> None:
+        """Forget all: new initial weights, or those of a file, and an optimiser as at first.
 
-        Parameters
-        ----------
-        job : Job
-        checkpoint : Checkpoint, optional
-            Where to save the state after every epoch. If there is one, training goes on after its
-            epoch, and ends as if it had not been interrupted.
+        part : "pretrained" or "fold3"; initial weights derive from (seed, experiment, part)
+        """
+        if weights:
+            self.network.load_weights(weights)
+        else:
+            rng = crops.random_generator(self.config, f"{part} initial weights")
+            keras.utils.set_random_seed(int(rng.integers(2**31)))
+            self.network.set_weights(build_tagger(self.config, self.n_classes).get_weights())
+        for variable, value in zip(self.model.optimizer.variables, self._untouched, strict=True):
+            variable.assign(value)
 
-        Returns
-        -------
-        kept : Kept
-            The epoch with the best LRAP among those from `schedule.keep_from` on.
-        history : DataFrame with one row per epoch and the columns HISTORY
+
+class Training:
+    """What a network learns from, and how.
+
+    Parameters
+    ----------
+    learner : Learner
+        Restarted here.
+    part : str
+        "pretrained" or "fold3". Initial weights, crops and mixup derive from (seed, experiment,
+        part, epoch).
+    examples : Examples
+        What it learns from.
+    validation : Examples
+        What it is scored on after every epoch, with views.
+    schedule : Schedule
+    start : Path, optional
+        Weights to start from, as of the pretraining; initial ones otherwise.
+    watch : callable, optional
+        (batches of scores, their label, number of clips) -> the same batches, for a progress bar.
+
+    Attributes
+    ----------
+    scoring : Scoring
+        With the history and the kept epoch.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        part: str,
+        examples: Examples,
+        validation: Examples,
+        schedule: Schedule,
+        start: Path | None = None,
+        watch: Callable[[Iterable, str, int], Iterable] = lambda batches, label, n: batches,
+    ):
+        self.config, self.learner, self.part = learner.config, learner, part
+        self.examples, self.validation, self.schedule = examples, validation, schedule
+        self.scoring = Scoring(learner.scorer, validation, schedule, f"{part} scoring", watch)
+        learner.restart(part, start)
+
+    def fit(self, *callbacks: keras.callbacks.Callback) -> Kept:
+        """Train from the first epoch that the history does not have; the epoch that is kept.
 
         Raises
         ------
-        PipelineError
-            If the loss is not finite.
+        FloatingPointError
+            If loss or scores are not finite.
         """
-        kept, history = self.state.resume(checkpoint)
-        if history:
-            print(f"{self.config.name} {job.part}: going on after epoch {len(history)}")
-        elif job.start:
-            self.state.load_weights(job.start.files["weights"])
-        for epoch in range(len(history), job.schedule.epochs):
-            if history and is_over(job.schedule, epoch - 1, kept):
-                break
-            row, scores = self._epoch(job, epoch)
-            history.append(list(row.values()))
-            if epoch >= job.schedule.keep_from and (kept is None or row["lrap"] > kept.lrap):
-                kept = Kept(epoch, row["lrap"], self.model.get_weights(), scores)
-            self._print(job, row, best=kept is not None and kept.epoch == epoch)
-            if checkpoint:
-                self.state.save(checkpoint, kept, history)
-        table = pd.DataFrame(history, columns=HISTORY)
-        return kept, table.astype({"epoch": int})
+        first = len(self.scoring.history)
+        if not self.scoring.is_over(first):
+            batches = crops.training_batches(
+                self.examples, self.config, self.schedule, self.part, first
+            )
+            # Not as a PyDataset: between two epochs Keras' workers may hand out of order what they
+            # have prepared, and a training that goes on would differ from one that was never
+            # interrupted.
+            self.learner.model.fit(
+                crops.prefetch(batches),
+                steps_per_epoch=self.n_batches,
+                initial_epoch=first,
+                epochs=self.schedule.epochs,
+                callbacks=[
+                    keras.callbacks.LearningRateScheduler(self.learning_rate),
+                    self.scoring,
+                    *callbacks,  # what saves the state comes last
+                ],
+                verbose=0,
+            )
+        return self.scoring.kept
 
-    def _epoch(self, job: Job, epoch: int) -> tuple[dict, np.ndarray]:
-        """Train and score once: the row of the history, and the scores (clips, classes)."""
-        started = time.perf_counter()
-        rate = learning_rate(self.config.learning_rate, job.schedule, epoch)
-        self.model.optimizer.learning_rate = rate
-        loss = self._train(job, epoch)
-        self._predictor.set_weights(self.model.get_weights())
-        scores = self._predictor.predict(job.validation, f"{job.part} scoring")
+    @property
+    def n_batches(self) -> int:
+        """Of an epoch."""
+        return -(-len(self.examples) // self.config.batch_size)
+
+    def learning_rate(self, epoch: int, *_) -> float:
+        """Halved at every milestone that the epoch has reached."""
+        milestones = sum(epoch >= milestone for milestone in self.schedule.milestones)
+        return self.config.learning_rate * 0.5**milestones
+
+
+class Scoring(keras.callbacks.Callback):
+    """After every epoch scores the validation clips with three views each; keeps the best epoch.
+
+    Attributes
+    ----------
+    history : list of rows, one per epoch: HISTORY
+    kept : Kept or None
+        The epoch with the best LRAP among those from `schedule.keep_from` on.
+    """
+
+    def __init__(self, scorer: Scorer, validation: Examples, schedule: Schedule, label, watch):
+        super().__init__()
+        self._scorer, self._validation, self._schedule = scorer, validation, schedule
+        self._label, self._watch = label, watch
+        self.history, self.kept = [], None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._began = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs):
+        if not np.isfinite(logs["loss"]):
+            raise FloatingPointError(f"the loss became {logs['loss']} in epoch {epoch + 1}")
+        self._scorer.refold()
+        batches = self._watch(
+            self._scorer.scores(self._validation), self._label, len(self._validation)
+        )
+        scores = np.concatenate([scores for _, scores in batches])  # (clips, classes)
         if not np.isfinite(scores).all():
-            raise self._diverged(job, epoch, "scores are not finite")
-        truth = job.validation.labels[job.validation.clips]
-        lrap, lwlrap = metrics.lrap(truth, scores), metrics.lwlrap(truth, scores)
-        row = (epoch, loss, lrap, lwlrap, rate, time.perf_counter() - started)
-        return dict(zip(HISTORY, row, strict=True)), scores
+            raise FloatingPointError(f"the scores are not finite in epoch {epoch + 1}")
+        truth = self._validation.labels[self._validation.clips]
+        logs |= {"lrap": metrics.lrap(truth, scores), "lwlrap": metrics.lwlrap(truth, scores)}
+        logs |= {"epoch": epoch, "seconds": time.perf_counter() - self._began}
+        self.history.append([float(logs[name]) for name in HISTORY])
+        best = self.kept is None or logs["lrap"] > self.kept.lrap
+        if epoch >= self._schedule.keep_from and best:
+            self.kept = Kept(epoch, logs["lrap"], self.model.get_weights(), scores)
+        self.model.stop_training = self.is_over(epoch + 1)
 
-    def _train(self, job: Job, epoch: int) -> float:
-        """One pass over the examples; the mean loss."""
-        rng = random_generator(self.config, job.part, epoch)
-        batches = prefetch(training_batches(job.examples, self.config, job.schedule, epoch, rng))
-        total = 0.0
-        with messages.progress_bar(f"{job.part} training", len(job.examples)) as bar:
-            for inputs, labels in batches:
-                loss = float(self.model.train_on_batch(inputs, labels))
-                if not np.isfinite(loss):
-                    raise self._diverged(job, epoch, f"loss became {loss}")
-                # train_on_batch reports the mean since the last reset.
-                self.model.reset_metrics()
-                total += loss * len(labels)
-                bar.update(len(labels))
-        return total / len(job.examples)
-
-    def _diverged(self, job: Job, epoch: int, what: str) -> PipelineError:
-        return PipelineError(
-            f"{self.config.name} {job.part}: the {what} in epoch {epoch + 1}. "
-            "Lower learning_rate in code/config.py."
-        )
-
-    def _print(self, job: Job, row: dict, best: bool) -> None:
-        print(
-            f"{self.config.name} {job.part} epoch {row['epoch'] + 1:2d}/{job.schedule.epochs}"
-            f"  loss {row['loss']:.4f}  LRAP {row['lrap']:.4f}  lwlrap {row['lwlrap']:.4f}"
-            f"  lr {row['learning_rate']:.2e}  {row['seconds']:.1f} s{'  *' * best}",
-            flush=True,
-        )
+    def is_over(self, epoch: int) -> bool:
+        """Before this epoch: were there enough, or is the best one too far back?"""
+        schedule = self._schedule
+        if epoch >= schedule.epochs:
+            return True
+        if schedule.stop_from is None or epoch < schedule.stop_from or self.kept is None:
+            return False
+        return epoch - self.kept.epoch > schedule.patience
 
 
-def make(result: Result, trainer: Trainer, job: Job, classes: list[str]) -> None:
-    """Train, and write the files of the result: weights, history, and validation scores."""
-    result.unseal()
-    kept, history = trainer.fit(job, result.checkpoint)
-    with written_whole(result.files["history"]) as path:
-        history.to_csv(path, index=False)
-    fnames = [job.validation.store.fnames[clip] for clip in job.validation.clips]
-    write_scores(result.files["scores"], fnames, classes, kept.scores)
-    trainer.state.write_weights(result.files["weights"], kept)
-    result.seal()
-    print(f"wrote {result.files['weights']} (epoch {kept.epoch + 1}, LRAP {kept.lrap:.4f})")
-
-
-def learning_rate(base: float, schedule: Schedule, epoch: int) -> float:
-    """Halved at every milestone that the epoch has reached."""
-    return base * 0.5 ** sum(epoch >= milestone for milestone in schedule.milestones)
-
-
-def is_over(schedule: Schedule, epoch: int, kept: Kept | None) -> bool:
-    """From `stop_from` on: does the best epoch lie more than `patience` back?"""
-    if schedule.stop_from is None or epoch < schedule.stop_from or kept is None:
-        return False
-    return epoch - kept.epoch > schedule.patience
+def without_optimiser(model: keras.Model) -> keras.Model:
+    """The same layers, not compiled: weight files of a compiled model hold its optimiser too."""
+    return keras.Model(model.inputs, model.outputs)

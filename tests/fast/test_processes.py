@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import config
-from clips import store as clipstore
+from clips import prepare
 from fast import gpus, processes
 
 
@@ -38,7 +38,7 @@ def on_two_gpus(folder: Path):
 
 
 def on_all_cores(folder: Path):
-    list(clipstore.prepare_all([LingeringClip(folder)] * 40, {}))
+    list(prepare.prepare_all([LingeringClip(folder)] * 40, {}))
 
 
 def is_held(path: Path) -> bool:
@@ -77,7 +77,7 @@ def test_end_at_once_where_the_stage_was_killed_before(machine, living, ends):
     if not living:
         stage.kill()
         stage.wait()
-    program = f"import processes; processes.end_with({(machine, stage.pid)})"
+    program = f"from fast import processes; processes.end_with({(machine, stage.pid)})"
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(config.__file__)}
     done = subprocess.run([sys.executable, "-c", program], env=environment)
     stage.kill()

@@ -6,30 +6,31 @@ import random
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from runs import command_line
 
-STARTED = "clips/curated/samples.npy"  # preprocessing is at work
+STARTED = "clips/curated/samples.i16"  # preprocessing is at work
 CHECKPOINTS = {"pretrain": "pretrained.checkpoint", "train": "fold?.checkpoint"}
 
 
 def run_in_process(stage, arguments, log):
     """A stage as the command line runs it, in a process of its own."""
-    sys.path.insert(0, os.path.dirname(__file__))
+    sys.path.insert(0, str(Path(__file__).parents[1]))
     import importlib
 
     import config
     import storage
-    from clips import store as clipstore
+    from clips import prepare, store
     from conftest import TINY
 
     # Small steps, so that there is much to be interrupted. From stored log-mels, for once.
     longer = config.Schedule(4, milestones=(2,), mixup_prob=0.6)
     settings = {**TINY, "frontend": "logmel", "pretraining": longer, "training": longer}
     config.PROFILES["tiny"] = config.Profile(("v1mix",), settings)
-    clipstore.BATCH_CLIPS, clipstore.CLIPS_IN_ROUND = 3, 4
+    store.BATCH_CLIPS, prepare.CLIPS_IN_ROUND = 3, 4
     storage.SECONDS_BETWEEN = 0
     sys.stdout = sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115
     sys.argv = [stage, *arguments]
@@ -49,7 +50,7 @@ def context():
     os.environ["TF_DETERMINISTIC_OPS"] = "1"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["command_line", "training", "views", "time_frequency", "report"]
+        ["runs.command_line", "solution.training", "solution.time_frequency", "trained.ensemble"]
     )
     yield context
     del os.environ["TF_DETERMINISTIC_OPS"]

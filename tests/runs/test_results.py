@@ -15,32 +15,52 @@ import config
 import predict
 from conftest import TINY, run_of
 from messages import MissingResult
-from runs import command_line
-from runs import results as provenance
+from runs import command_line, results
 from runs.results import Result, differences, fingerprint
 
 
 class TestResult:
     def of(self, folder, seed, lr):
-        source, files = {"seed": seed, "settings": {"lr": lr}}, {"numbers": folder / "a.npy"}
-        return Result("numbers", "train", folder / "a.json", files, lambda: source)
+        source = {"seed": seed, "settings": {"lr": lr}}
+        return Result(folder, "numbers", "train", (".raw", "beside.raw"), lambda: source)
 
     @pytest.fixture
     def result(self, tmp_path):
         """The one that is looked for, where one of the same source was made."""
         made = self.of(tmp_path, seed=1, lr=0.1)
-        made.files["numbers"].write_bytes(b"0123456789" * 100)
+        made.path(".raw").write_bytes(b"0123456789" * 100)
+        made.path("beside.raw").write_bytes(b"1")
         made.seal()
         return self.of(tmp_path, seed=1, lr=0.1)
 
+    def test_its_files_lie_beside_its_record(self, tmp_path):
+        result = Result(tmp_path, "models/a/fold0", "train", (".csv", "b.csv"), dict)
+        assert result.record == tmp_path / "models" / "a" / "fold0.json"
+        assert result.path(".csv") == tmp_path / "models" / "a" / "fold0.csv"
+        assert result.path("b.csv") == tmp_path / "models" / "a" / "b.csv"
+        with pytest.raises(KeyError, match="models/a/fold0 has no c.csv"):
+            result.path("c.csv")
+
     def test_what_it_comes_from_is_noted_before_the_work(self, tmp_path):
-        now, files = {"seed": 1}, {"numbers": tmp_path / "a.npy"}
-        result = Result("numbers", "train", tmp_path / "a.json", files, lambda: dict(now))
+        now = {"seed": 1}
+        result = Result(tmp_path, "numbers", "train", (".raw",), lambda: dict(now))
         assert result.fault() == "not there"
         now["seed"] = 2  # while the work goes on
-        files["numbers"].write_bytes(b"0")
+        result.path(".raw").write_bytes(b"0")
         result.seal()
         assert json.loads(result.record.read_text())["from"]["seed"] == 1
+
+    def test_its_history_is_checked_and_nothing_is_made_from_it(self, tmp_path):
+        contents = set()
+        for seconds in b"12":
+            result = Result(tmp_path, "a", "train", (".csv", ".history.csv"), dict)
+            result.path(".csv").write_bytes(b"0")
+            result.path(".history.csv").write_bytes(bytes([seconds]))
+            result.seal()
+            contents.add(result.content())
+        assert len(contents) == 1
+        result.path(".history.csv").write_bytes(b"3")
+        assert "damaged" in result.fault()
 
     def test_same_work_is_recognised(self, result):
         assert result.fault() is None
@@ -53,22 +73,22 @@ class TestResult:
             other.require()
 
     def test_a_changed_revision_of_the_code_counts(self, result, monkeypatch):
-        monkeypatch.setitem(command_line.sys.modules["provenance"].REVISIONS, "train", 99)
+        monkeypatch.setitem(results.REVISIONS, "train", 99)
         assert "-> 99" in result.fault()
 
     @pytest.mark.parametrize("damage", ["truncated", "flipped", "longer"])
     def test_damage_is_noticed(self, result, damage):
-        content = bytearray(result.files["numbers"].read_bytes())
+        content = bytearray(result.path(".raw").read_bytes())
         if damage == "flipped":
             content[500] ^= 1
-        result.files["numbers"].write_bytes(
+        result.path(".raw").write_bytes(
             {"truncated": content[:-1], "flipped": content, "longer": content + b"0"}[damage]
         )
-        assert "a.npy is damaged" in result.fault()
+        assert "numbers.raw is damaged" in result.fault()
 
     def test_a_missing_file_is_noticed(self, result):
-        result.files["numbers"].unlink()
-        assert "a.npy is missing" in result.fault()
+        result.path(".raw").unlink()
+        assert "numbers.raw is missing" in result.fault()
 
     @pytest.mark.parametrize("record", ["", "{", "[]", "null", '{"from": {}}'])
     def test_a_record_that_cannot_be_read_is_none(self, result, record):
@@ -143,7 +163,7 @@ def test_the_same_command_again_makes_nothing(finished):
     submission = (root / "out" / "submission.csv").read_bytes()
     said = run()
     assert made(said) == set()
-    for what in ("curated clips", "fold table", "weights for v1mix fold 1", "ensemble"):
+    for what in ("clips/curated/store", "folds", "models/v1mix/fold1", "ensemble"):
         assert f"{what}: done already" in said
     assert "OOF LRAP" in said  # the table is shown all the same
     assert before == {path: path.stat().st_mtime_ns for path in (root / "out").rglob("*.h5")}
@@ -155,12 +175,12 @@ def test_a_changed_label_recomputes_what_depends_on_it(finished):
     table = pd.read_csv(root / "in" / "train_curated.csv")
     table.loc[0, "labels"] = "Meow"
     table.to_csv(root / "in" / "train_curated.csv", index=False)
-    with pytest.raises(SystemExit, match="run preprocess again: fold table: .*labels changed"):
+    with pytest.raises(SystemExit, match="run preprocess again: folds: .*labels changed"):
         run("train")
     said = run("preprocess")
-    assert "fold table: made again, made from something else (labels changed)" in said
+    assert "folds: made again, made from something else (labels changed)" in said
     assert made(said) == {"folds"}
-    assert "curated labels changed" in run("pretrain")
+    assert "curated_labels changed" in run("pretrain")
 
 
 def test_changed_test_labels_change_the_scores_only(finished):
@@ -171,8 +191,7 @@ def test_changed_test_labels_change_the_scores_only(finished):
     submission = (root / "out" / "submission.csv").read_bytes()
     said = run()
     assert made(said) == set()
-    assert "ensemble: made again, made from something else (test labels changed)" in said
-    assert "stacker fold 1: done already" in said
+    assert "ensemble: made again, made from something else (test_labels changed)" in said
     assert (root / "out" / "submission.csv").read_bytes() == submission
 
 
@@ -208,11 +227,11 @@ def test_a_changed_noisy_label_trains_all_again(finished):
     table = pd.read_csv(root / "in" / "train_noisy.csv")
     table.loc[0, "labels"] = "Tick-tock"
     table.to_csv(root / "in" / "train_noisy.csv", index=False)
-    with pytest.raises(SystemExit, match="run pretrain again: .*noisy labels changed"):
+    with pytest.raises(SystemExit, match="run pretrain again: .*noisy_labels changed"):
         run("train")
-    assert "noisy labels changed" in run("pretrain")
-    assert "weights for v1mix fold 1: made again" in (said := run("train"))
-    assert "pretrained weights changed" in said
+    assert "noisy_labels changed" in run("pretrain")
+    assert "models/v1mix/fold1: made again" in (said := run("train"))
+    assert "models/v1mix/pretrained changed" in said
 
 
 def test_other_classes_are_another_training(finished):
@@ -234,17 +253,16 @@ def test_a_replaced_clip_is_decoded_again(finished, make_clips):
     clip = root / "in" / "audio_test" / "test00.wav"
     shutil.copyfile(root / "in" / "audio_test" / "test01.wav", clip)
     said = run("preprocess")
-    assert "test clips: made again, made from something else (clips changed)" in said
-    assert "curated clips: done already" in said
-    assert "test clips changed" in run("predict")
+    assert "clips/test/store: made again, made from something else (clips changed)" in said
+    assert "clips/curated/store: done already" in said
+    assert "clips/test/views-waveform-22050 changed" in run("predict")
 
 
 def test_force_makes_again(finished):
     _, run = finished
     said = run("preprocess", "ensemble", options=["--force"])
     assert made(said) == {"clips", "folds"}
-    for what in ("ensemble", "stacker fold 0"):
-        assert f"{what}: made again, as --force says" in said
+    assert "ensemble: made again, as --force says" in said
 
 
 def test_what_an_interrupted_force_left_is_made_without_it(finished, monkeypatch):
@@ -254,7 +272,7 @@ def test_what_an_interrupted_force_left_is_made_without_it(finished, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(predict.Predictor, "predict", interrupted)
+        patch.setattr(predict.Scorer, "scores", interrupted)
         with pytest.raises(SystemExit):
             run("predict", options=["--force"])
     assert "done already" not in run("predict")
@@ -263,13 +281,17 @@ def test_what_an_interrupted_force_left_is_made_without_it(finished, monkeypatch
 @pytest.mark.parametrize(
     ("path", "stage", "remedy"),
     [
-        ("clips/curated/samples.npy", "train", "run preprocess again: curated clips"),
-        ("clips/test/features.npy", "predict", "run preprocess again: test clips"),
-        ("folds.csv", "train", "run preprocess again: fold table"),
-        ("models/v1mix/pretrained.weights.h5", "train", "run pretrain again: weights for v1mix"),
-        ("models/v1mix/fold1.weights.h5", "predict", "run train again: weights for v1mix fold 1"),
-        ("models/v1mix/fold0.scores.csv", "predict", "run train again: weights for v1mix fold 0"),
-        ("predictions/v1mix/test.csv", "ensemble", "run predict again: predictions of v1mix"),
+        ("clips/curated/samples.i16", "train", "run preprocess again: clips/curated/store"),
+        ("clips/test/features.f32", "predict", "run preprocess again: clips/test/store"),
+        ("folds.csv", "train", "run preprocess again: folds"),
+        (
+            "models/v1mix/pretrained.weights.h5",
+            "train",
+            "run pretrain again: models/v1mix/pretrained",
+        ),
+        ("models/v1mix/fold1.weights.h5", "predict", "run train again: models/v1mix/fold1"),
+        ("models/v1mix/fold0.scores.csv", "predict", "run train again: models/v1mix/fold0"),
+        ("predictions/v1mix/test.csv", "ensemble", "run predict again: predictions/v1mix"),
     ],
 )
 def test_damaged_files_are_named_with_the_remedy(finished, path, stage, remedy):
@@ -296,26 +318,26 @@ def test_a_damaged_submission_is_written_again(finished):
     )
 
 
-def test_a_damaged_stacker_is_trained_again_and_only_that_one(finished):
+def test_damaged_stackers_are_trained_again(finished):
     root, run = finished
     submission = (root / "out" / "submission.csv").read_bytes()
     weights = root / "out" / "stacker" / "fold1.weights.h5"
-    weights.write_bytes(weights.read_bytes()[:-1])
-    said = run("ensemble")
-    assert f"stacker fold 1: made again, {weights} is damaged" in said
-    assert "stacker fold 0: done already" in said
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
+    assert f"ensemble: made again, {weights} is damaged" in run("ensemble")
+    assert len(weights.read_bytes()) == len(whole)
     assert (root / "out" / "submission.csv").read_bytes() == submission
 
 
 def test_a_stage_reads_the_clips_once_to_check_them(finished, monkeypatch):
     root, run = finished
     (root / "out" / "models" / "v1mix" / "fold1.json").unlink()
-    checked, original = [], provenance.size_and_checksum_of
+    checked, original = [], results.size_and_checksum
     monkeypatch.setattr(
-        provenance, "size_and_checksum_of", lambda path: checked.append(path) or original(path)
+        results, "size_and_checksum", lambda path: checked.append(path) or original(path)
     )
     assert made(run("train")) == {"weights"}
-    assert checked.count(root / "out" / "clips" / "curated" / "samples.npy") == 1
+    assert checked.count(root / "out" / "clips" / "curated" / "samples.i16") == 1
 
 
 def test_records_say_what_a_result_came_from(finished):
@@ -325,8 +347,8 @@ def test_records_say_what_a_result_came_from(finished):
     assert record["from"]["settings"]["schedule"]["milestones"] == [1]
     assert {
         "classes",
-        "curated clips",
-        "curated labels",
-        "fold table",
-        "pretrained weights",
+        "clips/curated/store",
+        "curated_labels",
+        "folds",
+        "models/v1mix/pretrained",
     } <= set(record["from"])

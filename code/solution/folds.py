@@ -1,0 +1,54 @@
+"""The folds: multi-label iterative stratification, as published."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def assign_folds(labels: np.ndarray, n_folds: int = 10, seed: int = 66666) -> np.ndarray:
+    """Multi-label iterative stratification, unshuffled.
+
+    Parameters
+    ----------
+    labels : multi-hot (clips, classes)
+    n_folds : int
+    seed : int
+        Breaks ties between equally good folds.
+
+    Returns
+    -------
+    int (clips,): the fold in which each clip is validated, 0 to n_folds - 1.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer clips than folds.
+
+    References
+    ----------
+    Sechidis, Tsoumakas, Vlahavas: On the stratification of multi-label data, ECML PKDD 2011.
+    """
+    labels = np.asarray(labels)
+    if len(labels) < n_folds:
+        raise ValueError(f"expected {n_folds} clips at least, one for each fold; got {len(labels)}")
+    # Here, not above: where clips are only tagged, it may be missing.
+    from iterstrat.ml_stratifiers import IterativeStratification
+
+    # MultilabelStratifiedKFold refuses a random state without shuffling; this is its core.
+    return IterativeStratification(
+        labels=labels.astype(bool),
+        r=np.full(n_folds, 1 / n_folds),
+        random_state=np.random.RandomState(seed),
+    ).astype(int)
+
+
+def assign_folds_by_name(
+    fnames: Sequence[str], labels: np.ndarray, n_folds: int = 10, seed: int = 66666
+) -> np.ndarray:
+    """`assign_folds` in the order of the clips' names, whatever the order of the table.
+
+    Kaggle's table, by which the folds were published, is sorted by fname; Zenodo's is not.
+    """
+    order, folds = np.argsort(np.asarray(fnames), kind="stable"), np.empty(len(labels), int)
+    folds[order] = assign_folds(labels[order], n_folds, seed)
+    return folds
