@@ -62,6 +62,7 @@ class Config:
     # Optimisation
     batch_size: int = 32
     learning_rate: float = 5e-4
+    schedule_decay: float = 0.004  # of Nadam: Keras 2's default; 1 is Keras 3's optimiser
     pretraining: Schedule = Schedule(35, milestones=(8, 12, 16), mixup_prob=0.7, keep_from=28)
     training: Schedule = Schedule(40, milestones=(14, 21, 28), mixup_prob=0.6, stop_from=35)
 

@@ -10,7 +10,7 @@ from keras import ops
 from config import Config
 from solution import metrics
 from solution.crops import random_generator, split
-from solution.training import Kept, without_optimiser
+from solution.training import Kept, Nadam, without_optimiser
 
 SHIFT = 1.6
 
@@ -48,7 +48,7 @@ def build_stacker(n_classes: int, n_channels: int, learning_rate: float = 1e-4) 
     x = (keras.ops.tanh(x - SHIFT) + 1) / 2
     model = keras.Model(scores, x, name="stacker")
     model.compile(
-        keras.optimizers.Nadam(learning_rate),
+        Nadam(learning_rate),
         loss="binary_crossentropy",
         jit_compile=keras.backend.backend() == "jax",  # as in training.py
     )
