@@ -3,9 +3,13 @@
 So whatever starts work imports this before Keras. What the environment says already counts.
 """
 
+import importlib.util
 import os
 import platform
 import shutil
+import sys
+
+BACKENDS = ("tensorflow", "jax", "torch")
 
 # No folder of Keras' own: a `keras.json` in it with "channels_first" would make other networks.
 os.environ.setdefault("KERAS_HOME", os.devnull)
@@ -17,3 +21,11 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     # oneDNN's convolutions, which TensorFlow takes by itself only on processors with instructions
     # for neural networks, such as AVX512_VNNI.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+# Here, as Keras would end in a traceback; and before any work.
+backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+if backend not in BACKENDS:
+    known = ", ".join(BACKENDS)
+    sys.exit(f"error: KERAS_BACKEND={backend} is none of {known}: unset or correct it")
+if importlib.util.find_spec(backend) is None:
+    sys.exit(f"error: Keras is to compute with {backend}, which is not there: see KERAS_BACKEND")

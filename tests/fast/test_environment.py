@@ -64,3 +64,24 @@ def test_no_folder_of_keras_is_made_or_read(tmp_path):
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there may be a GPU to speak of")
 def test_without_a_gpu_tensorflow_starts_without_a_word():
     assert stderr_of("import fast, tensorflow; tensorflow.ones(1)") == ""
+
+
+@pytest.mark.parametrize("stage", [*command_line.STAGES, "tag"])
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [
+        ("tensorfow", "error: KERAS_BACKEND=tensorfow is none of tensorflow, jax, torch: unset or"),
+        ("jax", "error: Keras is to compute with jax, which is not there: see KERAS_BACKEND"),
+    ],
+)
+def test_a_backend_that_is_not_there_is_refused_in_one_line(stage, backend, message):
+    hidden = "import importlib.util as u; found = u.find_spec\n"
+    hidden += "u.find_spec = lambda name, *rest: None if name == 'jax' else found(name, *rest)\n"
+    program = f"{hidden}import sys; sys.argv = ['{stage}', 'a.wav']\n"
+    if stage == "tag":
+        program += "import tag; tag.Tagger"
+    else:
+        program += f"import {stage}"
+    said = stderr_of(program, KERAS_BACKEND=backend).splitlines()
+    assert len(said) == 1
+    assert said[0].startswith(message)
