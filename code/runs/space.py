@@ -24,7 +24,7 @@ SCORE_BYTES = 12  # one score in a CSV file
 # Memory of training on a CPU in float32, as measured: BASE_MEMORY is TensorFlow's; there are
 # COPIES_OF_WEIGHTS of these; each clip takes CLIP_MEMORY for waveform and spectrum, and COPIES of
 # its feature maps.
-BASE_MEMORY, COPIES_OF_WEIGHTS = 0.95e9, 10
+BASE_MEMORY, COPIES_OF_WEIGHTS = 0.9e9, 10
 CLIP_MEMORY = 6e6
 COPIES, MORE_COPIES_WITH_SQUEEZE_EXCITE = 3.2, 0.7
 

@@ -63,8 +63,8 @@ def test_memory_of_training_is_estimated_well(profile, name, batch_size, measure
 
 
 def test_too_little_memory_is_warned_of(arguments, tmp_path, run_stage, monkeypatch, capsys):
-    monkeypatch.setattr(space, "machine_memory", lambda: 1e9)
-    warning = "GB of memory, and this machine has 1.0 GB: take --profile small"
+    monkeypatch.setattr(space, "machine_memory", lambda: 5e8)
+    warning = "GB of memory, and this machine has 0.5 GB: take --profile small"
     for gpu in ("", "0"):  # which has memory of its own
         monkeypatch.setenv(gpus.VISIBLE, gpu)
         run_stage("preprocess", *arguments, tmp_path / "out")
