@@ -138,15 +138,18 @@ def train_stackers(
 def describe(run: Run) -> trained.Ensemble:
     """What tag.py and kernel.py need to know of the ensemble, all of whose weights are there."""
 
-    def described(path) -> trained.File:
-        return trained.File(str(path.relative_to(run.root)), *size_and_checksum(path))
+    def described(result, file: str) -> trained.File:
+        path = result.path(file)
+        # Of networks the record has it; the ensemble's own record is not written yet.
+        known = size_and_checksum(path) if result is run.ensemble else result.checksums()[file]
+        return trained.File(str(path.relative_to(run.root)), *known)
 
     networks = {
-        config.name: [described(run.fold(config, fold).path(".weights.h5")) for fold in run.folds]
+        config.name: [described(run.fold(config, fold), ".weights.h5") for fold in run.folds]
         for config in run.configs
     }
     files = [file for file in run.ensemble.files if file.startswith("stacker/")]
-    stackers = [described(run.ensemble.path(file)) for file in files]
+    stackers = [described(run.ensemble, file) for file in files]
     classes = run.dataset.classes
     return trained.Ensemble(run.root, classes, run.configs, run.folds, networks, stackers)
 

@@ -23,9 +23,9 @@ def main(run: Run) -> None:
     run.require_clips("test")
     n_test = len(run.examples("test"))
     # All that is missing is said before hours of work.
+    if n_test:
+        run.require_views("test", run.configs)
     for config in run.configs:
-        if n_test:
-            run.views("test", config).require()
         for fold in run.folds:
             run.fold(config, fold).require()
     if not n_test:

@@ -61,9 +61,7 @@ def write_views(run: Run, split: str) -> None:
     if not len(run.dataset[split]):
         return
     clips = ClipStore(run.clips(split).record.parent, run.settings)
-    # Experiments with the same crops share them.
-    results = {run.views(split, config).name: config for config in run.scored_configs()}
-    for config in results.values():
+    for config in run.distinct_views(split, run.scored_configs()):
         result = run.views(split, config)
         if run.is_pending(result):
             result.unseal()

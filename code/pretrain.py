@@ -24,8 +24,7 @@ def main(run: Run) -> None:
     if not len(curated):
         raise InputError("no curated clip can be read: mend them, as there is nothing to train on")
     pending = [config for config in run.pretrainings() if run.is_pending(run.pretrained(config))]
-    for config in pending:
-        run.views("curated", config).require()
+    run.require_views("curated", pending)
     gpus.share_out(pretrain, run, pending)
 
 

@@ -16,8 +16,8 @@ def main(run: Run) -> None:
     run.require_clips("curated")
     run.examples("curated")
     run.clip_folds()
+    run.require_views("curated", run.configs)
     for config in run.configs:  # what is missing is said before hours of work
-        run.views("curated", config).require()
         if start := run.start(config):
             start.require()
     pending = [
@@ -33,9 +33,9 @@ def train_folds(run: Run, tasks: list[tuple[Config, int]]) -> None:
     """Train these folds of these experiments, one after the other."""
     classes, learner = run.dataset.classes, None
     for config, fold in tasks:
-        if learner is None or learner.config != config:
-            learner = Learner(config, len(classes))  # serves all folds of an experiment
-        curated, start = run.examples("curated", config), run.start(config)
+        if learner is None or learner.config != config:  # they serve all folds of an experiment
+            learner = Learner(config, len(classes))
+            curated, start = run.examples("curated", config), run.start(config)
         held_out = run.clip_folds()[curated.clips] == fold
         others = dataclasses.replace(curated, clips=curated.clips[~held_out])
         validation = dataclasses.replace(curated, clips=curated.clips[held_out])

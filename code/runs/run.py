@@ -178,6 +178,15 @@ class Run:
         for split in splits:
             self.clips(split).require()
 
+    def require_views(self, split: str, configs: list[Config]) -> None:
+        """Check what these are scored from, as `require_clips`; what they share once."""
+        for config in self.distinct_views(split, configs):
+            self.views(split, config).require()
+
+    def distinct_views(self, split: str, configs: list[Config]) -> list[Config]:
+        """One experiment for each file of views that these are scored from."""
+        return [*{self.views(split, config).name: config for config in configs}.values()]
+
     def examples(self, split: str, config: Config | None = None) -> Examples:
         """All readable clips of a split, from the store; with a config, also their views.
 

@@ -49,8 +49,8 @@ def needed_bytes(run: Run) -> float:
     needed = training_bytes(run.configs, run.pretrainings(), len(run.folds)) + RESERVE
     needed += sum(store_bytes(run.dataset[split].files, run.configs[0]) for split in SPLITS)
     n_scored = len(run.dataset["test"]) + len(run.dataset["curated"])
-    by_kind = {run.views("test", config).name: config for config in run.scored_configs()}
-    needed += sum(views_bytes(n_scored, config) for config in by_kind.values())
+    kinds = run.distinct_views("test", run.scored_configs())
+    needed += sum(views_bytes(n_scored, config) for config in kinds)
     n_tables = len(run.configs) * (len(run.folds) + 2)
     return needed + SCORE_BYTES * n_tables * n_scored * len(run.dataset.classes)
 
