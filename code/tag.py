@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from clips.decoding import read_clip
-from clips.files import AUDIO_SUFFIXES
+from clips.files import AUDIO_SUFFIXES, ClipFile, is_audio
 from messages import InputError, UnreadableClip
 from runs import command_line
 from solution.crops import prefetch
@@ -50,10 +50,10 @@ class Tagged:
 
 
 def find_files(names: list[str]) -> list[tuple[str, str]]:
-    """The files that are meant, each with "": a folder stands for all audio files below it, but
-    for hidden ones.
+    """The files that are meant, each with "": a folder stands for all files below it, but for
+    hidden ones.
 
-    A folder that cannot be read, or holds none, is there itself, with what is wrong with it.
+    What is no audio, and a folder that cannot be read or is empty, is there with what is wrong.
     """
     files = []
     for name in names:
@@ -64,12 +64,12 @@ def find_files(names: list[str]) -> list[tuple[str, str]]:
         for folder, subfolders, inside in os.walk(name, onerror=faults.append):
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
             inside = sorted(name for name in inside if not name.startswith("."))
-            paths = (os.path.join(folder, file) for file in inside)
-            found += [path for path in paths if Path(path).suffix.lower() in AUDIO_SUFFIXES]
-        files += [(path, "") for path in found]
+            found += [os.path.join(folder, file) for file in inside]
+        here = Path()
+        files += [(path, "" if is_audio(ClipFile(here, path)) else "is no audio") for path in found]
         files += [(fault.filename, f"cannot be opened ({fault.strerror})") for fault in faults]
         if not found and not faults:
-            files.append((name, "holds no audio files"))
+            files.append((name, "holds no files"))
     return files
 
 

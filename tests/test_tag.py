@@ -242,16 +242,22 @@ class TestCommandLine:
 
     def test_a_folder_stands_for_its_audio_files(self, run_tag, root, tmp_path):
         (tmp_path / "deep").mkdir()
-        for name in ("b.WAV", "deep/a.flac"):
-            sf.write(tmp_path / name, waveform(root, 0), RATE, format=name.split(".")[1])
-        (tmp_path / "notes.txt").write_text("no audio")
-        status, out, _ = run_tag(tmp_path, "--json")
-        assert status == 0
-        assert [Path(one["file"]).name for one in json.loads(out)] == ["b.WAV", "a.flac"]
+        for name, format in (("b.WAV", "WAV"), ("deep/a", "FLAC")):
+            sf.write(tmp_path / name, waveform(root, 0), RATE, format=format)
+        (tmp_path / "._b.WAV").write_text("hidden")
+        status, out, err = run_tag(tmp_path, "--json")
+        assert (status, "error" in err) == (0, False)
+        assert [Path(one["file"]).name for one in json.loads(out)] == ["b.WAV", "a"]
+        (tmp_path / "deep" / "notes.txt").write_text("text")
+        status, out, err = run_tag(tmp_path)
+        assert status == 1
+        assert re.search("error: .*deep.notes.txt: is no audio", err)
+        assert len(re.findall(r"\(\d\.\d s\)", out)) == 2
+        (tmp_path / "deep" / "notes.txt").unlink()
         (tmp_path / "empty").mkdir()
         status, out, err = run_tag(tmp_path / "empty", tmp_path / "deep", "--json")
         assert status == 1
-        assert "empty: holds no audio files" in err
+        assert "empty: holds no files" in err
         assert [sorted(one)[0] for one in json.loads(out)] == ["error", "file"]
 
     @pytest.mark.parametrize("streamed", [False, True])

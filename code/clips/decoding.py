@@ -1,5 +1,8 @@
 """Audio files as waveforms: decoded, mixed down and resampled."""
 
+import os
+from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import BinaryIO
 
 import librosa
@@ -11,6 +14,12 @@ from solution.audio import INT16_SCALE, limited
 
 BLOCK_SAMPLES = 1 << 20
 LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000  # Hz; others are lies, and costly to resample
+# Of what FFmpeg reads: no playlists, which name other files, and nothing without a header, as text
+# passes for it.
+FFMPEG_FORMATS = (
+    *("mov", "matroska", "asf", "aac", "amr", "mp3", "ogg", "flac", "wav", "w64", "aiff", "caf"),
+    *("au", "nistsphere", "ac3", "eac3", "ape", "wv", "tta", "avi", "flv", "mpeg", "mpegts"),
+)
 # TypeError is for names that end in .raw: soundfile wants to be told the format of such files.
 NOT_DECODED = (sf.SoundFileError, OSError, RuntimeError, ValueError, TypeError)
 
@@ -24,7 +33,8 @@ class _Forward(sf.SoundFile):
 
 
 def read_clip(file: str | BinaryIO, sample_rate: int) -> np.ndarray:
-    """Decode any format, rate and channel count that soundfile reads.
+    """Decode any format, rate and channel count that libsndfile or, where it is installed, PyAV
+    (FFmpeg) reads.
 
     Channels are averaged, other rates resampled (soxr, high quality). Samples that are not finite
     become 0, others are limited to ±10,000. The file is decoded in blocks, so that memory is the
@@ -32,7 +42,7 @@ def read_clip(file: str | BinaryIO, sample_rate: int) -> np.ndarray:
 
     Parameters
     ----------
-    file : path or binary file
+    file : path or seekable binary file
     sample_rate : int
         Wanted rate, Hz.
 
@@ -46,24 +56,99 @@ def read_clip(file: str | BinaryIO, sample_rate: int) -> np.ndarray:
         If the file cannot be decoded or holds no samples. The message does not name the file.
     """
     try:
-        with _Forward(file) as sound:
-            if not LOWEST_RATE <= sound.samplerate <= HIGHEST_RATE:
-                raise ValueError(f"its rate is said to be {sound.samplerate} Hz")
-            # The same samples as with float32, in a fifth of the decoder's time.
-            dtype = "int16" if sound.subtype == "PCM_16" else "float32"
-            blocks, size = [], max(1, min(sound.frames, BLOCK_SAMPLES))
-            # Not `sound.blocks`: beyond the end of a truncated MP3 it repeats what it read before.
-            while len(block := sound.read(size, dtype=dtype, always_2d=True)):
-                blocks.append(_mono(block))
-            rate = sound.samplerate
+        try:
+            sound = _Forward(file)
+        except NOT_DECODED as error:
+            rate, waveform = _decode_with_ffmpeg(file, str(error))
+        else:
+            with sound:
+                rate, waveform = _decode(sound)
     except NOT_DECODED as error:
         raise UnreadableClip(f"cannot be decoded ({_first_line(error)})") from error
-    waveform = np.concatenate(blocks) if blocks else np.empty(0, np.float32)
     if not len(waveform):
         raise UnreadableClip("holds no samples")
     if rate != sample_rate:
         waveform = librosa.resample(waveform, orig_sr=rate, target_sr=sample_rate)
     return waveform
+
+
+def duration(file: BinaryIO) -> float:
+    """Seconds of sound in a file: what its header says, which may be a lie, or else all of it.
+
+    Raises
+    ------
+    One of NOT_DECODED
+    """
+    try:
+        return sf.info(file).duration
+    except NOT_DECODED as error:
+        rate, waveform = _decode_with_ffmpeg(file, str(error))
+        return len(waveform) / rate if rate else 0.0
+
+
+def _decode(sound: sf.SoundFile) -> tuple[int, np.ndarray]:
+    """The sample rate, and float32 (samples,)."""
+    _require_rate(sound.samplerate)
+    # The same samples as with float32, in a fifth of the decoder's time.
+    dtype = "int16" if sound.subtype == "PCM_16" else "float32"
+    blocks, size = [np.empty(0, np.float32)], max(1, min(sound.frames, BLOCK_SAMPLES))
+    # Not `sound.blocks`: beyond the end of a truncated MP3 it repeats what it read before.
+    while len(block := sound.read(size, dtype=dtype, always_2d=True)):
+        blocks.append(_mono(block))
+    return sound.samplerate, np.concatenate(blocks)
+
+
+def _decode_with_ffmpeg(file: str | BinaryIO, fault: str) -> tuple[int, np.ndarray]:
+    """The first sound in a file, as `_decode`; `fault` is why libsndfile does not read it."""
+    try:
+        import av  # here, not above: few clips need it, and Kaggle may not have it
+    except ImportError:
+        raise ValueError(
+            f"{fault.rstrip('.')}; m4a, webm, wma and others take PyAV, pip install av"
+        ) from None
+    is_path = isinstance(file, str | os.PathLike)
+    formats, to_float = ",".join(FFMPEG_FORMATS), av.AudioResampler("flt")
+    rate, blocks = None, [np.empty(0, np.float32)]
+    with open(file, "rb") if is_path else nullcontext(file) as stream:
+        stream.seek(0)
+        try:
+            container = av.open(
+                stream, container_options={"format_whitelist": formats}, metadata_errors="ignore"
+            )
+        except av.FFmpegError:
+            raise ValueError(fault) from None
+        with container:
+            # PyAV would end the process at a packet of a codec that FFmpeg does not know.
+            known = [sound for sound in container.streams.audio if sound.codec_context]
+            if not known:
+                raise ValueError("it has no sound, or none of a known codec")
+            for frame in _frames(container, known[0]):
+                rate = rate or _require_rate(frame.sample_rate)
+                for part in to_float.resample(frame):  # interleaved
+                    channels = part.layout.nb_channels
+                    blocks.append(_mono(part.to_ndarray().reshape(-1, channels)))
+    return rate, np.concatenate(blocks)
+
+
+def _frames(container, sound) -> Iterator:
+    """The decoded frames of a stream, but for those that are damaged."""
+    from av import FFmpegError
+
+    packets = container.demux(sound)
+    while True:
+        try:
+            yield from next(packets).decode()
+        except (StopIteration, LookupError):  # LookupError: a stream that the header did not name
+            return
+        except FFmpegError:
+            continue
+
+
+def _require_rate(rate: int) -> int:
+    """ValueError if it is a lie."""
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise ValueError(f"its rate is said to be {rate} Hz")
+    return rate
 
 
 def _mono(block: np.ndarray) -> np.ndarray:

@@ -174,14 +174,14 @@ class Clips:
             if is_hidden(path) or file.container != self.find(path)[0].container:
                 continue  # what was unpacked is in the folder
             names = (os.path.basename(path), path, file.name)
-            if _is_audio(file):
+            if is_audio(file):
                 clips[next(name for name in names if self.find(name) == [file])] = file
             else:
                 others.append(shown(path))
         return clips, sorted(others)
 
 
-def _is_audio(file: ClipFile) -> bool:
+def is_audio(file: ClipFile) -> bool:
     """By its suffix or, where that says nothing, by its content."""
     if os.path.splitext(file.name)[1].lower() in AUDIO_SUFFIXES:
         return True

@@ -5,10 +5,8 @@ import os
 import shutil
 import sys
 
-import soundfile as sf
-
 from clips.dataset import SPLITS
-from clips.decoding import NOT_DECODED
+from clips.decoding import NOT_DECODED, duration
 from clips.files import ClipFile
 from config import Config
 from fast import gpus
@@ -97,7 +95,7 @@ def views_bytes(n_clips: int, config: Config) -> float:
 def _seconds(file: ClipFile) -> float:
     try:
         with file.open() as stream:
-            seconds = sf.info(stream).duration
+            seconds = duration(stream)
     except (UnreadableClip, *NOT_DECODED):
         return 0.0
     return seconds if seconds < LONGEST else 0.0

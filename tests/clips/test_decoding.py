@@ -1,7 +1,9 @@
 """Reading clips: real formats, real faults."""
 
 import io
+import sys
 
+import av
 import numpy as np
 import pytest
 import soundfile as sf
@@ -122,3 +124,119 @@ def test_a_truncated_mp3_is_as_long_as_what_is_there(tmp_path):
     (tmp_path / "a.mp3").write_bytes(content[: len(content) // 2])
     waveform = read_clip(tmp_path / "a.mp3", RATE)
     assert 25 < len(waveform) / RATE < 35
+
+
+def encoded(format="mp4", codec="aac", rate=RATE, channels=1, seconds=0.5, picture=False):
+    """A tone as FFmpeg writes it; with `picture`, as the sound of a video."""
+    stream, layout = io.BytesIO(), {1: "mono", 2: "stereo", 8: "7.1"}[channels]
+    sound = np.repeat(tone(seconds, rate).astype(np.float32), channels)[None]
+    with av.open(stream, "w", format=format) as container:
+        if picture:
+            video = container.add_stream("mpeg4", rate=25)
+            video.width = video.height = 32
+            video.pix_fmt = "yuv420p"
+        audio = container.add_stream(codec, rate=rate)
+        audio.layout = layout
+        audio.bit_rate = 12_200 if "amr" in codec else 64_000
+        frame = av.AudioFrame.from_ndarray(sound, "flt", layout)
+        frame.sample_rate = rate
+        if picture:
+            pixels = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), "rgb24")
+            container.mux(video.encode(pixels) + video.encode())
+        container.mux(audio.encode(frame))
+        container.mux(audio.encode())
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("format", "codec", "rate", "channels", "tolerance"),
+    [
+        ("ipod", "aac", 44100, 2, 0.02),  # .m4a
+        ("ipod", "alac", 44100, 1, 1e-4),
+        ("adts", "aac", 48000, 1, 0.02),  # .aac
+        ("webm", "libopus", 48000, 1, 0.05),
+        ("asf", "wmav2", 44100, 2, 0.05),  # .wma
+        ("amr", "libopencore_amrnb", 8000, 1, 0.2),
+        ("3gp", "libopencore_amrnb", 8000, 1, 0.2),
+        ("mov", "pcm_s16le", 22050, 2, 0.01),
+    ],
+)
+def test_reads_what_libsndfile_does_not(format, codec, rate, channels, tolerance):
+    content = io.BytesIO(encoded(format, codec, rate, channels, seconds=1))
+    with pytest.raises(sf.SoundFileError):
+        sf.info(content)
+    waveform = read_clip(content, RATE)
+    assert waveform.dtype == np.float32
+    assert len(waveform) / RATE == pytest.approx(1, abs=0.06)  # codecs add padding
+    middle = waveform[RATE // 4 : RATE * 3 // 4]
+    assert np.sqrt(2 * np.mean(middle**2)) == pytest.approx(0.5, abs=tolerance)
+    pitch = np.argmax(np.abs(np.fft.rfft(middle))) * 2
+    assert pitch == pytest.approx(440, abs=2)
+
+
+def test_reads_the_sound_of_a_video(tmp_path):
+    path = tmp_path / "concat:clip.mp4"  # a name that FFmpeg would take for a protocol
+    path.write_bytes(encoded("mp4", picture=True))
+    assert len(read_clip(path, RATE)) / RATE == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.mark.parametrize("channels", [2, 8])
+def test_channels_of_what_ffmpeg_reads_are_averaged(channels):
+    waveform = read_clip(io.BytesIO(encoded("mov", "pcm_s16le", channels=channels)), RATE)
+    np.testing.assert_allclose(waveform, tone(), atol=1e-4)
+
+
+def test_a_codec_that_is_not_known():
+    content = encoded("mov", "pcm_s16le").replace(b"sowt", b"zzzz")
+    with pytest.raises(UnreadableClip, match="none of a known codec"):
+        read_clip(io.BytesIO(content), RATE)
+
+
+def test_half_of_a_recording_counts():
+    content = encoded("adts")
+    waveform = read_clip(io.BytesIO(content[: len(content) // 2]), RATE)
+    assert 0.2 < len(waveform) / RATE < 0.3
+
+
+def test_without_pyav_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(UnreadableClip, match=r"recognised; .*m4a.* pip install av\)$"):
+        read_clip(io.BytesIO(encoded()), RATE)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"#EXTM3U\n#EXTINF:10,\nOTHER\n",
+        b"ffconcat version 1.0\nfile 'OTHER'\n",
+        b"<html>" + b"<p>text</p>" * 2000,
+        ("fname,labels\r\n" * 500).encode("utf-8"),
+    ],
+    ids=["playlist", "list", "page", "table"],
+)
+def test_ffmpeg_reads_no_other_file_and_no_text(tmp_path, content):
+    sf.write(tmp_path / "other.wav", tone(), RATE)
+    other = (tmp_path / "other.wav").as_uri().encode()
+    with pytest.raises(UnreadableClip, match="recognised"):
+        read_clip(io.BytesIO(content.replace(b"OTHER", other)), RATE)
+
+
+SEEDS = [
+    encoded(*kind, seconds=0.1)
+    for kind in [("mp4",), ("adts",), ("webm", "libopus", 48000), ("asf", "wmav2"), ("flv",)]
+]
+
+
+@given(st.sampled_from(SEEDS), st.data())
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=200)
+def test_damaged_files_of_ffmpeg_give_audio_or_one_kind_of_error(content, data):
+    content = bytearray(content)
+    at = st.integers(0, len(content) - 1)
+    for place, value in data.draw(st.lists(st.tuples(at, st.integers(0, 255)), max_size=20)):
+        content[place] = value
+    try:
+        waveform = read_clip(io.BytesIO(content[: data.draw(at) + 1]), RATE)
+    except UnreadableClip:
+        return
+    assert 0 < len(waveform) < 60 * RATE
+    assert np.isfinite(waveform).all()

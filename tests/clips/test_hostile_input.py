@@ -85,10 +85,14 @@ class TestClips:
         assert len(clip.samples) == 0
 
     def test_a_file_that_is_called_raw(self, tmp_path):
-        clip = self.prepare(tmp_path, wav(), "clip.raw")
+        clip = self.prepare(tmp_path, bytes(range(256)) * 100, "clip.raw")
         assert clip.fault.startswith("cannot be decoded (")
         file = ClipFile(tmp_path, "clip.raw")
         assert space.store_bytes([file], Config()) == clip.features.nbytes
+        clip = self.prepare(tmp_path, wav(), "wave.raw")
+        assert (clip.fault, len(clip.samples)) == ("", 4410)
+        needed = space.store_bytes([ClipFile(tmp_path, "wave.raw")], Config())
+        assert clip.samples.nbytes < needed < 2 * clip.samples.nbytes + clip.features.nbytes
 
     def test_truncated_files_give_what_is_there(self, tmp_path):
         clip = self.prepare(tmp_path, wav()[:4044])
