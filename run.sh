@@ -164,7 +164,8 @@ add_missing() { # add_missing FILE
 }
 
 set_up() { # set_up FILE...
-    unset PYTHONSAFEPATH # it hides the modules beside a stage
+    unset PYTHONSAFEPATH PYTHONIOENCODING # the one hides the modules beside a stage
+    export PYTHONUTF8=1                   # file names, whatever the locale
     # A second run may come while the first one installs. The lock is on this file, as descriptor 8,
     # until that is closed. Where the disk has no locks, nobody waits.
     exec 8<"$here/run.sh"

@@ -16,11 +16,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clips.decoding import read_clip
-from clips.files import AUDIO_SUFFIXES, ClipFile, is_audio
-from messages import InputError, UnreadableClip
-from runs import command_line
-from solution.crops import prefetch
+import own_modules
+
+with own_modules.first():
+    from clips.decoding import read_clip
+    from clips.files import AUDIO_SUFFIXES, ClipFile, is_audio
+    from messages import InputError, UnreadableClip
+    from runs import command_line
+    from solution.crops import prefetch
 
 STDIN = "-"
 FILES_AT_ONCE, SECONDS_AT_ONCE = 16, 120  # of clips that are tagged together
@@ -33,8 +36,8 @@ def __getattr__(name: str):
     """`Tagger`, imported when it is asked for: TensorFlow takes seconds, `--help` should not."""
     if name != "Tagger":
         raise AttributeError(f"module 'tag' has no attribute {name!r}")
-    from trained.tagger import Tagger
-
+    with own_modules.first():
+        from trained.tagger import Tagger
     return Tagger
 
 
@@ -233,9 +236,6 @@ def main() -> int:
     files = find_files(args.files)
     if args.csv:
         require_writable(args.csv, [name for name, _ in files])
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # names may hold what the terminal cannot show
-            stream.reconfigure(errors="backslashreplace")
     tagger, done = start(args), []
     try:
         for tagged in tag_all(tagger, files, args.window, args.hop):

@@ -211,6 +211,27 @@ def test_other_backends_of_keras_give_the_same_tags(root, tagger, backend):
     assert tagged["tags"] == pytest.approx(expected, abs=2 * CLOSE["atol"])
 
 
+def test_modules_of_the_same_name_are_told_apart(root, tmp_path):
+    """A script beside a config.py of its own gets that one, before and after our Tagger."""
+    for name in ("config", "messages", "solution"):
+        (tmp_path / f"{name}.py").write_text("MINE = True")
+    (tmp_path / "script.py").write_text(f"""
+import sys
+sys.path.append({str(Path(config.__file__).parent)!r})
+import config
+from tag import Tagger
+import messages, solution
+assert config.MINE and messages.MINE and solution.MINE
+tagger = Tagger({str(root / "out")!r})
+import config, tag
+assert config.MINE and tag.Tagger is Tagger
+print(len(tagger.tag([0.1] * 50000, 44100)) == len(tagger.classes))
+""")
+    command = [sys.executable, tmp_path / "script.py"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
+
+
 class TestCommandLine:
     def test_prints_the_best_tags_of_each_file(self, run_tag, root, tagger):
         status, out, err = run_tag(clip(root, 0), clip(root, 1), "--top", 2)

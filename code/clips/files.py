@@ -102,7 +102,11 @@ def files_in(container: Path) -> Iterator[tuple[str, str]]:
         os.listdir(container)  # the error, if it may not be read
         paths = (folder / name for folder, names in walk(container) for name in names)
         names = [str(path.relative_to(container)) for path in paths if path.is_file()]
-        yield from zip(names, names, strict=True)
+        for name in names:
+            text = name
+            with contextlib.suppress(UnicodeError):  # as tables have it, whatever the locale
+                text = os.fsencode(name).decode()
+            yield name, text
         return
     for info in _archive(container).infolist():
         name = info.filename

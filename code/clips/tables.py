@@ -1,6 +1,8 @@
 """Tables of the dataset as text, and their labels; what is wrong with them is named by row."""
 
+import collections
 import io
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -158,15 +160,26 @@ def multi_hot(table: pd.DataFrame, classes: list[str], source: str) -> np.ndarra
 def read_labels(tables: Iterable[pd.DataFrame]) -> tuple[list[str], list[str]]:
     """All labels, sorted; and those that look like a mistake, as warnings that name a row."""
     first, spelt, twins = {}, {}, []  # label -> where it is first; spelling -> label
+    counts, pairs = collections.Counter(), collections.Counter()
     for table in tables:
         for row, text in table["labels"].drop_duplicates().items():
-            for label in split_labels(text):
+            labels = split_labels(text)
+            for label in labels:
                 first.setdefault(label, f"{table.attrs['path'].name}, row {row}: {label!r}")
+            counts.update(labels)
+            pairs.update(pair for pair in itertools.pairwise(labels) if ", ".join(pair) in text)
     odd = [place for label, place in first.items() if MISTAKEN.search(label)]
     for label, place in first.items():
         plain = re.sub(f"{INVISIBLE}|_", "", unicodedata.normalize("NFKC", label).casefold())
         if (other := spelt.setdefault(plain, label)) != label:
             twins.append(f"{place} and {first[other]}")
-    found = (f"labels look mistaken ({JOINED})", odd), ("labels differ in case or spaces", twins)
+    together = [
+        f"{first[a]} and {b!r}" for (a, b), n in pairs.items() if n == counts[a] == counts[b]
+    ]
+    found = (
+        (f"labels look mistaken ({JOINED})", odd),
+        ("labels differ in case or spaces", twins),
+        ("pairs of labels never come apart (a class name must not hold a comma)", together),
+    )
     warnings = [f"{len(faults)} {what}: {first_few(faults)}" for what, faults in found if faults]
     return sorted(first), warnings

@@ -1,13 +1,16 @@
-"""What Keras and TensorFlow read from the environment when they are first imported.
+"""What Keras, TensorFlow and numba read from the environment when they are first imported.
 
-So whatever starts work imports this before Keras. What the environment says already counts.
+So whatever starts work imports this before them. What the environment says already counts.
 """
 
+import atexit
 import importlib.util
 import os
 import platform
 import shutil
 import sys
+import tempfile
+from pathlib import Path
 
 BACKENDS = ("tensorflow", "jax", "torch")
 
@@ -21,6 +24,16 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     # oneDNN's convolutions, which TensorFlow takes by itself only on processors with instructions
     # for neural networks, such as AVX512_VNNI.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+# A user without an entry in /etc/passwd has none; what IPython brings along would end over that.
+if os.path.expanduser("~") == "~":
+    os.environ["HOME"] = os.sep
+# librosa has numba compile functions when it is imported, and keep them beside it or below HOME;
+# where neither can be written, as in some containers, here: for this process and those it starts.
+kept = Path(importlib.util.find_spec("librosa").origin).parent, os.path.expanduser("~")
+if "NUMBA_CACHE_DIR" not in os.environ and not any(os.access(path, os.W_OK) for path in kept):
+    os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="numba-")
+    atexit.register(shutil.rmtree, os.environ["NUMBA_CACHE_DIR"], ignore_errors=True)
 
 # Here, as Keras would end in a traceback; and before any work.
 backend = os.environ.get("KERAS_BACKEND") or "tensorflow"

@@ -191,8 +191,11 @@ def errors_in_one_line(then: str, memory: str = "end other programs") -> Iterato
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
-    if hasattr(sys.stdout, "reconfigure"):  # in a log, too, each line is there when it is printed
-        sys.stdout.reconfigure(line_buffering=True)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # In a log, too, each line is there when it is printed; and names may hold what the
+            # terminal cannot show.
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         yield
         sys.stdout.flush()

@@ -30,7 +30,7 @@ def root(clips, tmp_path):
 
 def list_test_clips(root, *fnames):
     header = ["fname,Bark,Meow,Tick-tock", *(f'"{fname}",0,0,0' for fname in fnames)]
-    (root / "sample_submission.csv").write_text("\n".join(header))
+    (root / "sample_submission.csv").write_text("\n".join(header), "utf-8")
 
 
 class Member(zipfile.ZipInfo):
@@ -360,6 +360,34 @@ class TestWhereTheDatasetIs:
     def test_a_table_of_another_name(self, root, name):
         (root / "train_curated.csv").rename(root / name)
         assert f"(nearest: {name})" in fault(root)
+
+
+def test_names_do_not_depend_on_the_locale(root):
+    """As that of a cluster's jobs, which knows ASCII only, or Latin-1."""
+    (root / "audio_test" / "test00.wav").rename(root / "audio_test" / "f\xfcr_\u97f3.wav")
+    program = """
+import sys
+from clips import dataset
+from runs import command_line
+with command_line.errors_in_one_line(""):
+    split = dataset.load(sys.argv[1])["test"]
+    with split.files[0].open() as file:
+        print(split.fnames[0], file.read(4), sys.getfilesystemencoding())
+"""
+    list_test_clips(root, "f\xfcr_\u97f3.wav")
+    env = {
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONIOENCODING": "ascii",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program, root],
+        env={**os.environ, **env, "PYTHONPATH": str(Path(dataset.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "f\\xfcr_\\u97f3.wav b'RIFF' ascii\n", done.stderr
 
 
 @pytest.mark.skipif(not CASES.is_file(), reason="the examples are not on this machine")

@@ -160,6 +160,13 @@ def test_labels_that_look_mistaken_are_warned_of(root, label, part):
         raise AssertionError(" ".join(data.warnings))
 
 
+def test_a_class_name_with_a_comma_is_warned_of(root):
+    (warning,) = load(root, accented("Bark", "Male speech, man speaking")).warnings
+    assert "a class name must not hold a comma" in warning
+    assert "train_curated.csv, row 3: 'Male speech' and 'man speaking'" in warning
+    assert load(root, accented("Bark", "Meow, Zap", "Zap")).warnings == ()
+
+
 @pytest.mark.parametrize(
     "label", ["Speech (male)", "Baby's cry", "Tick-tock", "R&B", "100 %", "犬"]
 )

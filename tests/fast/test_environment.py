@@ -85,3 +85,28 @@ def test_a_backend_that_is_not_there_is_refused_in_one_line(stage, backend, mess
     said = stderr_of(program, KERAS_BACKEND=backend).splitlines()
     assert len(said) == 1
     assert said[0].startswith(message)
+
+
+def test_where_nothing_can_be_written_numba_compiles_into_a_folder_that_goes(tmp_path):
+    program = """
+import os, sys
+os.access = lambda path, mode: False
+import clips, librosa, numba
+assert numba.config.CACHE_DIR == os.environ["NUMBA_CACHE_DIR"] and librosa.util
+print(os.path.isdir(numba.config.CACHE_DIR), numba.config.CACHE_DIR, file=sys.stderr)
+"""
+    was_there, folder = stderr_of(program, TMPDIR=str(tmp_path), NUMBA_DISABLE_JIT="1").split()
+    assert was_there == "True"
+    assert Path(folder).parent == tmp_path
+    assert not Path(folder).exists()
+
+
+def test_a_user_of_whom_the_system_knows_nothing():
+    program = """
+import os, sys, pwd
+del os.environ["HOME"]
+pwd.getpwuid = {}.__getitem__
+import clips, pathlib
+print(pathlib.Path.home(), file=sys.stderr)
+"""
+    assert stderr_of(program) == "/\n"
