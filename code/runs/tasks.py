@@ -210,10 +210,12 @@ def _client(run: Run, folder: Path, most: int | None) -> Iterator:
         ):
             yield client
         return
+    (named,) = run.scheduler.values()
     try:
+        if "scheduler_file" in run.scheduler:
+            Path(named).open().close()  # Dask would wait for it without end
         client = distributed.Client(**run.scheduler, set_as_default=False)
-    except (OSError, ValueError) as error:  # also what is no address, or no file of a scheduler
-        (named,) = run.scheduler.values()
+    except (OSError, ValueError) as error:  # also what is no address, or no such file
         raise PipelineError(f"no Dask scheduler answers at {named}: {error}") from error
     with client:
         yield client
@@ -241,9 +243,12 @@ def _local_cluster(names: list[str], folder: Path):
 
 def _stop(client, path: Path) -> None:
     """End the tasks that are at work: a worker's process is started anew, which ends its own."""
+    from distributed import Future
+
     with contextlib.suppress(Exception):  # of workers or a scheduler that are gone
         at_work = client.processing().items()
         busy = [address for address, keys in at_work if any(path.name in str(key) for key in keys)]
+        client.cancel([Future(key, client) for key in client.futures])  # not again elsewhere
         client.restart_workers(busy, timeout=SECONDS_TO_STOP, raise_for_error=False)
 
 
@@ -415,6 +420,4 @@ class _Lines(io.TextIOBase):
 
 
 def _here() -> str:
-    from distributed import get_worker
-
-    return get_worker().address.split("://")[-1]
+    return f"{socket.gethostname()} (process {os.getpid()})"
