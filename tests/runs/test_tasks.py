@@ -107,8 +107,8 @@ def processes():
 
 def start_scheduler(start, folder: Path, host: str = "127.0.0.1") -> Path:
     file = folder / "scheduler.json"
-    dask = [sys.executable, "-m", "dask", "scheduler", "--no-dashboard", "--no-show"]
-    start(*dask, "--host", host, "--port", 0, "--scheduler-file", file, cwd=folder)
+    command = [sys.executable, "-m", "dask", "scheduler", "--no-show", "--scheduler-file", file]
+    start(*command, "--host", host, "--port", 0, "--dashboard-address", f"{host}:0", cwd=folder)
     wait_until(file.exists)
     return file
 
@@ -291,11 +291,10 @@ def test_each_gpu_has_a_worker_that_listens_to_this_machine_only(tmp_path, monke
 
 
 def note_listeners(run):
-    family = psutil.Process(os.getppid()).parent() or psutil.Process(os.getppid())
-    family = [psutil.Process(os.getppid()), *psutil.Process(os.getppid()).children(recursive=True)]
+    """Of this worker, and of the process with the scheduler, which started it."""
     listening = [
         connection.laddr.ip
-        for process in family
+        for process in (psutil.Process(), psutil.Process(os.getppid()))
         for connection in process.net_connections("inet")
         if connection.status == psutil.CONN_LISTEN
     ]
