@@ -20,11 +20,12 @@ from storage import Checkpoint, read_scores, write_scores
 
 @command_line.stage
 def main(run: Run) -> None:
+    command_line.require_backend([config for config in run.configs if config.trains_front_end])
     run.require_clips("test")
     n_test = len(run.examples("test"))
     # All that is missing is said before hours of work.
     if n_test:
-        run.require_views("test", run.configs)
+        run.require_made_of_clips("test", run.configs)
     for config in run.configs:
         for fold in run.folds:
             run.fold(config, fold).require()

@@ -24,7 +24,8 @@ def main(run: Run) -> None:
     if not len(curated):
         raise InputError("no curated clip can be read: mend them, as there is nothing to train on")
     pending = [config for config in run.pretrainings() if run.is_pending(run.pretrained(config))]
-    run.require_views("curated", pending)
+    for split in ("noisy", "curated"):
+        run.require_made_of_clips(split, pending)
     gpus.share_out(pretrain, run, pending)
 
 
@@ -35,7 +36,7 @@ def pretrain(run: Run, configs: list[Config]) -> None:
         training = Training(
             Learner(config, len(classes)),
             "pretrained",
-            run.examples("noisy"),
+            run.examples("noisy", config),
             run.examples("curated", config),
             config.pretraining,
             watch=resume.watch,

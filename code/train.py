@@ -16,7 +16,7 @@ def main(run: Run) -> None:
     run.require_clips("curated")
     run.examples("curated")
     run.clip_folds()
-    run.require_views("curated", run.configs)
+    run.require_made_of_clips("curated", run.configs)
     for config in run.configs:  # what is missing is said before hours of work
         if start := run.start(config):
             start.require()

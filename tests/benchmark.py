@@ -257,8 +257,7 @@ def pipeline(n_clips=160, n_epochs=8):
         )
         (small,) = config.experiments("small", ["v1mix"])
         labels = np.zeros((n_clips, N_CLASSES), np.int8)
-        settings = small.values(config.PREPROCESSING_SETTINGS)
-        store = ClipStore(root / "out" / "clips" / "curated", settings)
+        store = ClipStore(root / "out" / "clips" / "curated")
         examples = Examples(store, np.arange(n_clips), labels)
         model, clock = Learner(small, N_CLASSES).model, Clock()
         n_batches = n_clips // small.batch_size

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from config import PREPROCESSING_SETTINGS, Config, Schedule
+from config import FRONT_END_SETTINGS, Config, Schedule
 from solution import logmel
 
 VIEWS = 3
@@ -41,7 +41,7 @@ class Examples:
     store: Clips
     clips: np.ndarray  # int (n,), which clips of the store
     labels: np.ndarray | None  # multi-hot int8 (all clips, classes), None where unknown
-    views: Sequence | None = None  # float32 (all clips, 3, frames, n_mels)
+    views: Sequence | None = None  # of all clips, as `views` gives them
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -164,7 +164,8 @@ def crop_source(store: Clips, config: Config) -> tuple[Callable, np.ndarray, int
 def views(store: Clips, clips: np.ndarray, config: Config) -> np.ndarray:
     """What networks score: first, middle and last crop of each clip (3-TTA).
 
-    The decibels of `Melspectrogram`, in NumPy: all networks share them.
+    The log-mels of `Melspectrogram`, in NumPy: all networks share them. Where a network learns to
+    make its own, waveforms.
 
     Parameters
     ----------
@@ -174,17 +175,28 @@ def views(store: Clips, clips: np.ndarray, config: Config) -> np.ndarray:
 
     Returns
     -------
-    float32 (n, 3, frames, n_mels), decibels in [-80, 0]
+    float32 (n, 3, frames, n_mels), decibels in [-80, 0] or powers; or (n, 3, samples)
     """
     cut, sizes, length = crop_source(store, config)
-    decibels = np.empty((len(clips), VIEWS, config.crop_frames, config.n_mels), np.float32)
-    for views_of_clip, clip in zip(decibels, clips, strict=True):
-        for number, start in enumerate(view_starts(sizes[clip], length)):
-            crop = cut(clip, start, length)
-            if config.frontend == "waveform":
-                crop = logmel.log_mel(crop, **config.values(PREPROCESSING_SETTINGS))
-            views_of_clip[number] = crop
-    return logmel.normalise(decibels)
+    found = np.stack(
+        [cut(i, start, length) for i in clips for start in view_starts(sizes[i], length)]
+    )
+    if config.frontend == "waveform" and not config.trains_front_end:
+        front_end = config.values(FRONT_END_SETTINGS)
+        found = np.stack([logmel.log_mel(waveform, **front_end) for waveform in found])
+    if config.return_decibel_melgram and not config.trains_front_end:
+        found = logmel.normalise(found)
+    return found.reshape(-1, VIEWS, *found.shape[1:])
+
+
+class Views:
+    """`views` of all clips of a store, made when they are asked for."""
+
+    def __init__(self, store: Clips, config: Config):
+        self._store, self._config = store, config
+
+    def __getitem__(self, clips: slice | np.ndarray) -> np.ndarray:
+        return views(self._store, np.arange(len(self._store.n_samples))[clips], self._config)
 
 
 def view_starts(n: int, length: int) -> tuple[int, int, int]:

@@ -18,7 +18,7 @@ from clips.store import in_memory
 from config import PREPROCESSING_SETTINGS, VIEW_SETTINGS, Config, from_json
 from messages import InputError, MissingResult
 from solution import stacker
-from solution.crops import views
+from solution.crops import Views
 from solution.scoring import Scorer
 from storage import size_and_checksum, write_json
 from trained.calibration import Calibration
@@ -152,13 +152,19 @@ def network_inputs(
 ) -> dict[str, dict[str, np.ndarray]]:
     """What the networks of each experiment take of a few clips, as `Scorer.score` wants it.
 
-    Experiments with the same `VIEW_SETTINGS`, mostly all, share their arrays.
+    Experiments with the same `VIEW_SETTINGS`, mostly all, share their arrays. Views that are
+    waveforms are cut out of the clips when they are asked for: they would take 2.6 MB a clip.
     """
-    clips = in_memory(prepared, configs[0].values(PREPROCESSING_SETTINGS))
     numbers, made, inputs = np.arange(len(prepared)), {}, {}
     for config in configs:
-        settings = tuple(config.values(VIEW_SETTINGS).values())
+        settings = (*config.values(VIEW_SETTINGS).values(), config.trains_front_end)
         if settings not in made:
-            made[settings] = {"views": views(clips, numbers, config), **clips.inputs(numbers)}
+            clips = in_memory(prepared, config.values(PREPROCESSING_SETTINGS))
+            if config.frontend == "logmel":
+                frames = np.concatenate([clips.log_mel(clip, config) for clip in numbers])
+                clips.add_log_mels(frames, config.n_hop)
+            views = Views(clips, config)
+            views = views if config.trains_front_end else views[:]
+            made[settings] = {"views": views, **clips.inputs(numbers)}
         inputs[config.name] = made[settings]
     return inputs

@@ -12,9 +12,9 @@ import numpy as np
 import fast  # noqa: F401
 from clips.decoding import HIGHEST_RATE, LOWEST_RATE
 from clips.prepare import PreparedClip, prepare_waveform
-from config import PREPROCESSING_SETTINGS
 from messages import InputError
 from solution import audio
+from solution.models import require_tensorflow
 from solution.scoring import Scorer
 from trained import ensemble as trained
 from trained.ensemble import network_inputs
@@ -88,11 +88,15 @@ class Tagger:
             for config in self._ensemble.configs
             if config.name in chosen
         ]
-        self._settings = self._configs[0].values(PREPROCESSING_SETTINGS)
-        self.sample_rate = self._settings["sample_rate"]
+        self.sample_rate = self._configs[0].sample_rate
         self._lock = threading.Lock()
         self._scorers, self._weights = {}, {}
         for config in self._configs:
+            if config.trains_front_end:
+                try:
+                    require_tensorflow(config)
+                except ValueError as error:
+                    raise InputError(str(error)) from error
             scorer = self._scorers[config.name] = Scorer(config, len(self.classes))
             for fold in self._folds:
                 self._ensemble.load(scorer, fold)
@@ -217,7 +221,7 @@ class Tagger:
         waveform = audio.limited(waveform.astype(np.float32))
         if sample_rate != self.sample_rate:
             waveform = librosa.resample(waveform, orig_sr=sample_rate, target_sr=self.sample_rate)
-        return prepare_waveform(waveform, self._settings)
+        return prepare_waveform(waveform)
 
     def _scores(self, prepared: list[PreparedClip]) -> np.ndarray:
         """(clips, classes)"""
