@@ -62,10 +62,17 @@ class Config:
     block_filters: tuple[int, ...] = (96, 128, 256, 512)
     w_ratio: float = 1.0  # scales block_filters, not the stem
     gru_units: int = 128
+    global_features: bool = True  # does the head see what the GRUs found in them?
+    clip_length: bool = True  # and the length of the clip?
+    n_views: int = 3  # that scores are the mean of; 1: the middle of the clip
 
     # Training examples
     label_smoothing: float = 0.01
     mixup_rate: float = 0.7
+    mixup_beta: float | None = None  # b: the rate is drawn from Beta(b, b), as Zhang et al. do
+    # SpecAugment: so many frames and mel bands at most are silenced in each crop, in one piece.
+    masked_frames: int = 0
+    masked_mels: int = 0
 
     # Optimisation
     batch_size: int = 32
@@ -108,6 +115,12 @@ class Config:
                 not stored or (published and not (self.trainable_kernel or self.trainable_fb)),
                 "'waveform' with a trainable front end, another power, or without decibels",
             ),
+            (
+                "frontend",
+                stored or not (self.masked_frames or self.masked_mels),
+                "'logmel' with masked_frames or masked_mels",
+            ),
+            ("n_views", self.n_views in (1, 3), "1 or 3"),
         ):
             if not holds:
                 raise ValueError(f"{name} must be {expected}; got {getattr(self, name)!r}")
@@ -251,7 +264,7 @@ FRONT_END_SETTINGS = (  # the arguments of `logmel.log_mel`
     *("sample_rate", "n_dft", "n_hop", "n_mels", "fmin", "fmax", "htk", "norm"),
     *("power_melgram", "return_decibel_melgram"),
 )
-VIEW_SETTINGS = (*FRONT_END_SETTINGS, "frontend", "crop_samples")
+VIEW_SETTINGS = (*FRONT_END_SETTINGS, "frontend", "crop_samples", "n_views")
 _FOLDS = ("n_folds", "fold_seed")
 STACKING_SETTINGS = (
     *_FOLDS,

@@ -225,8 +225,8 @@ def _checksum(settings: dict) -> str:
 
 
 def read_views(path: Path, config: Config) -> storage.Rows:
-    """What `write_views` wrote: float32 (clips, 3, frames, n_mels)."""
-    return storage.Rows(path, np.float32, (crops.VIEWS, config.crop_frames, config.n_mels))
+    """What `write_views` wrote: float32 (clips, n_views, frames, n_mels)."""
+    return storage.Rows(path, np.float32, (config.n_views, config.crop_frames, config.n_mels))
 
 
 def read_log_mels(path: Path, config: Config) -> storage.Rows:
@@ -241,7 +241,7 @@ def write_views(
 
     Returns size and checksum of the file, as `Result.seal` takes them.
     """
-    kind = np.float32, (crops.VIEWS, config.crop_frames, config.n_mels)
+    kind = np.float32, (config.n_views, config.crop_frames, config.n_mels)
 
     def parts(n_rows: int) -> Iterable[tuple[int, np.ndarray]]:
         for batch in crops.split(np.arange(n_rows, len(store)), VIEWED_AT_ONCE):

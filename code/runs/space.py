@@ -13,7 +13,6 @@ from config import Config
 from fast import gpus
 from messages import PipelineError, UnreadableClip
 from runs.run import Run
-from solution.crops import VIEWS
 from solution.features import N_FEATURES, NUM_STEPS
 
 SAMPLED_CLIPS = 32
@@ -99,7 +98,7 @@ def _total_seconds(files: list[ClipFile]) -> float:
 
 def views_bytes(n_clips: int, config: Config) -> float:
     """Size of the log-mels that so many clips are scored from."""
-    return 4.0 * n_clips * VIEWS * config.crop_frames * config.n_mels
+    return 4.0 * n_clips * config.n_views * config.crop_frames * config.n_mels
 
 
 def _seconds(file: ClipFile) -> float:

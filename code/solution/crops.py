@@ -15,8 +15,6 @@ import numpy as np
 from config import FRONT_END_SETTINGS, Config, Schedule
 from solution import logmel
 
-VIEWS = 3
-
 
 class Clips(Protocol):
     """Clips as arrays, wherever they are."""
@@ -68,7 +66,7 @@ def smooth_labels(labels: np.ndarray, amount: float) -> np.ndarray:
 def mixup(
     sound: np.ndarray, labels: np.ndarray, config: Config, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mix a batch with a permutation of itself, at a fixed rate.
+    """Mix a batch with a permutation of itself.
 
     Parameters
     ----------
@@ -77,13 +75,34 @@ def mixup(
 
     References
     ----------
-    Zhang et al.: mixup: Beyond empirical risk minimization, ICLR 2018; here with the rate fixed.
+    Zhang et al.: mixup: Beyond empirical risk minimization, ICLR 2018. Published setting: the rate
+    is fixed.
     """
     other, rate = rng.permutation(len(sound)), config.mixup_rate
+    if config.mixup_beta is not None:
+        rate = rng.beta(config.mixup_beta, config.mixup_beta)
     labels = rate * labels + (1 - rate) * labels[other]
     if config.frontend == "logmel":
         return logmel.mix_powers(sound, sound[other], rate), labels
     return rate * sound + (1 - rate) * sound[other], labels
+
+
+def mask(decibels: np.ndarray, config: Config, rng: np.random.Generator) -> None:
+    """Silence, in each crop, some frames and some mel bands, in place: (batch, frames, n_mels).
+
+    References
+    ----------
+    Park et al.: SpecAugment, Interspeech 2019. Published setting: none.
+    """
+    n_frames, n_mels = decibels.shape[1:]
+    for crop in decibels:
+        for rows, n, most in (
+            (crop, n_frames, config.masked_frames),
+            (crop.T, n_mels, config.masked_mels),
+        ):
+            width = rng.integers(0, most + 1)
+            start = rng.integers(0, n - width + 1)
+            rows[start : start + width] = -logmel.DYNAMIC_RANGE_DB
 
 
 def training_batches(
@@ -128,6 +147,7 @@ def training_batch(
         sound, labels = mixup(sound, labels, config, rng)
     if config.frontend == "logmel":
         sound = logmel.normalise(sound)
+        mask(sound, config, rng)
     inputs = {"audio": sound.astype(np.float32, copy=False), **examples.store.inputs(clips)}
     return inputs, labels
 
@@ -162,7 +182,7 @@ def crop_source(store: Clips, config: Config) -> tuple[Callable, np.ndarray, int
 
 
 def views(store: Clips, clips: np.ndarray, config: Config) -> np.ndarray:
-    """What networks score: first, middle and last crop of each clip (3-TTA).
+    """What networks score: first, middle and last crop of each clip (3-TTA), or the middle one.
 
     The log-mels of `Melspectrogram`, in NumPy: all networks share them. Where a network learns to
     make its own, waveforms.
@@ -175,18 +195,18 @@ def views(store: Clips, clips: np.ndarray, config: Config) -> np.ndarray:
 
     Returns
     -------
-    float32 (n, 3, frames, n_mels), decibels in [-80, 0] or powers; or (n, 3, samples)
+    float32 (n, n_views, frames, n_mels), decibels in [-80, 0] or powers; or (n, n_views, samples)
     """
     cut, sizes, length = crop_source(store, config)
-    found = np.stack(
-        [cut(i, start, length) for i in clips for start in view_starts(sizes[i], length)]
-    )
+    starts = ((i, start) for i in clips for start in view_starts(sizes[i], length, config.n_views))
+    found = np.stack([cut(i, start, length) for i, start in starts])
     if config.frontend == "waveform" and not config.trains_front_end:
         front_end = config.values(FRONT_END_SETTINGS)
-        found = np.stack([logmel.log_mel(waveform, **front_end) for waveform in found])
+        with ThreadPoolExecutor() as threads:
+            found = np.stack([*threads.map(lambda crop: logmel.log_mel(crop, **front_end), found)])
     if config.return_decibel_melgram and not config.trains_front_end:
         found = logmel.normalise(found)
-    return found.reshape(-1, VIEWS, *found.shape[1:])
+    return found.reshape(-1, config.n_views, *found.shape[1:])
 
 
 class Views:
@@ -199,7 +219,7 @@ class Views:
         return views(self._store, np.arange(len(self._store.n_samples))[clips], self._config)
 
 
-def view_starts(n: int, length: int) -> tuple[int, int, int]:
-    """Starts of the three test-time views: first, middle and last crop (or left padding)."""
+def view_starts(n: int, length: int, n_views: int = 3) -> tuple[int, ...]:
+    """Starts of first, middle and last crop (or left padding), or of the middle one."""
     room = n - length
-    return 0, int(room / 2), room
+    return (0, int(room / 2), room) if n_views == 3 else (int(room / 2),)

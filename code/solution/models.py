@@ -121,7 +121,10 @@ def head(config: Config, n_classes: int) -> keras.Model:
     """What crop branch and clip branch found, and the length of the clip -> (n_classes,)."""
     sizes = 2 * config.scaled_block_filters[-1], config.gru_units, 1  # 1024, 128, 1
     inputs = [keras.Input((size,)) for size in sizes]
-    x = layers.Concatenate(name="concatenate", dtype="float32")(inputs)  # (1153,)
+    # What it is not to see becomes zeros, so that networks keep their shapes.
+    sees = True, config.global_features, config.clip_length
+    seen = [part if sees else 0.0 * part for part, sees in zip(inputs, sees, strict=True)]
+    x = layers.Concatenate(name="concatenate", dtype="float32")(seen)  # (1153,)
     tags = layers.Dense(n_classes, activation="sigmoid", dtype="float32", name="tags")(x)
     return keras.Model(inputs, tags, name="head")
 

@@ -13,7 +13,7 @@ from keras import ops
 
 from config import Config
 from fast import folding
-from solution.crops import VIEWS, Examples, prefetch, split
+from solution.crops import Examples, prefetch, split
 from solution.features import N_FEATURES, NUM_STEPS
 from solution.models import build_tagger
 
@@ -43,7 +43,7 @@ class Scorer:
         self._folded = folding.folded(self._crop_branch)
         parts = [self._folded, network.get_layer("clip_branch"), network.get_layer("head")]
         front_end = [network.get_layer("melspectrogram")] if config.trains_front_end else []
-        self._scoring = _three_views(config, *parts, *front_end)
+        self._scoring = _all_views(config, *parts, *front_end)
 
     def load_weights(self, path: Path) -> None:
         """Take over weights that training wrote, of whatever front end."""
@@ -81,7 +81,7 @@ class Scorer:
             return positions, {"views": examples.views[clips], **examples.store.inputs(clips)}
 
         # As many crops at once as training has.
-        size = max(1, self.config.batch_size // VIEWS)
+        size = max(1, self.config.batch_size // self.config.n_views)
         batches = split(np.arange(first, len(examples)), size)
         for positions, inputs in prefetch(map(prepared, batches)):
             yield positions, self.score(inputs)
@@ -95,16 +95,18 @@ def _scored(config: Config) -> Config:
     return dataclasses.replace(config, frontend="logmel", **published)
 
 
-def _three_views(config, crop_branch, clip_branch, head, front_end=None) -> keras.Model:
+def _all_views(config, crop_branch, clip_branch, head, front_end=None) -> keras.Model:
     """The network for whole clips: the mean over their views."""
     shape = (config.crop_samples,) if front_end else (config.crop_frames, config.n_mels)
-    views = keras.Input((VIEWS, *shape), name="views")
+    views = keras.Input((config.n_views, *shape), name="views")
     length = keras.Input((1,), name="length")
     global_feat = keras.Input((NUM_STEPS, N_FEATURES), name="global_feat")
     crops = ops.reshape(views, (-1, *shape))
     logmel = front_end(crops) if front_end else ops.expand_dims(crops, -1)
     x = crop_branch(logmel)  # (batch * 3, 1024)
-    y, z = (ops.repeat(part, VIEWS, axis=0) for part in (clip_branch(global_feat), length))
+    y, z = (ops.repeat(part, config.n_views, axis=0) for part in (clip_branch(global_feat), length))
     tags = head([x, y, z])  # (batch * 3, classes)
-    tags = ops.mean(ops.reshape(tags, (-1, VIEWS, tags.shape[-1])), axis=1)  # (batch, classes)
+    tags = ops.mean(
+        ops.reshape(tags, (-1, config.n_views, tags.shape[-1])), axis=1
+    )  # (batch, classes)
     return keras.Model({"views": views, "length": length, "global_feat": global_feat}, tags)
