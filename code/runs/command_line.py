@@ -17,6 +17,7 @@ import config
 from clips import dataset, demo
 from fast import gpus
 from messages import InputError, PipelineError
+from runs import costs
 from runs.run import Run
 from storage import lock
 
@@ -171,7 +172,9 @@ def stage(main: Callable[[Run], None]) -> Callable[[], None]:
             errors_in_one_line(f"the same command{without} goes on from here", SMALLER),
             locked(args.output),
         ):
-            main(prepare(args))
+            run = prepare(args)
+            with costs.recorded(run, Path(sys.modules[main.__module__].__file__).stem):
+                main(run)
 
     return run_stage
 
