@@ -28,7 +28,7 @@ MENDABLE = (  # what the system says about disks and folders
 )
 SHORT_OF_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError")  # TensorFlow's and PyTorch's
 SMALLER = "end other programs, take --profile small, or lower batch_size in code/config.py"
-STAGES = ("preprocess", "pretrain", "train", "predict", "ensemble")
+STAGES = ("preprocess", "pretrain", "train", "predict", "ensemble", "report")
 
 
 def prepare(args: argparse.Namespace) -> Run:

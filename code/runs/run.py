@@ -8,6 +8,8 @@ models/EXPERIMENT/             weights, histories, out-of-fold and test scores, 
 predictions/EXPERIMENT/        oof.csv and test.csv, shaped like a submission
 stacker/                       weights of the stackers, one per fold
 submission.csv  oof.csv  scores.csv  per_class.csv
+report.html  suspects.csv
+stages.csv                     what each stage cost; not a result
 trained.json                   what was trained, for tag.py and kernel.py
 kaggle/{dataset,kernel}/       what kernel.py makes for upload
 """
@@ -21,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clips.dataset import Dataset
+from clips.dataset import SPLITS, Dataset
 from clips.store import STORE_FILES, ClipStore, read_views, views_name
 from config import (
     PREPROCESSING_SETTINGS,
@@ -150,6 +152,32 @@ class Run:
             settings=config.values(STACKING_SETTINGS),
             labels=fingerprint(self.dataset["curated"].labels.tobytes()),
             **source,
+        )
+
+    @functools.cached_property
+    def noisy_scores(self) -> Result | None:
+        """One network's scores of the noisy clips, which show labels that look wrong."""
+        if not len(self.dataset["noisy"]):
+            return None
+        config, fold = self.noisy_scorer
+        name, of = f"models/{config.name}/fold{fold}.noisy", [self.fold(config, fold)]
+        return self.result(name, "predict", (".csv",), [*of, self.clips("noisy")])
+
+    @property
+    def noisy_scorer(self) -> tuple[Config, int]:
+        """The experiment and the fold of that network."""
+        return max(self.configs, key=lambda config: config.stack_weight), self.folds[0]
+
+    @functools.cached_property
+    def report(self) -> Result:
+        splits = [self.dataset[split] for split in SPLITS]
+        labels = [b"" if split.labels is None else split.labels.tobytes() for split in splits]
+        return self.result(
+            "report",
+            "report",
+            (".html", "suspects.csv"),
+            [self.ensemble, *filter(None, [self.noisy_scores])],
+            labels=fingerprint(*labels),
         )
 
     # --- what is in them --------------------------------------------------------------------------

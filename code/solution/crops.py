@@ -187,6 +187,17 @@ def views(store: Clips, clips: np.ndarray, config: Config) -> np.ndarray:
     return logmel.normalise(decibels)
 
 
+@dataclass(frozen=True)
+class Views:
+    """`views` of a store's clips, computed when they are asked for."""
+
+    store: Clips
+    config: Config
+
+    def __getitem__(self, clips: np.ndarray) -> np.ndarray:
+        return views(self.store, clips, self.config)
+
+
 def view_starts(n: int, length: int) -> tuple[int, int, int]:
     """Starts of the three test-time views: first, middle and last crop (or left padding)."""
     room = n - length
