@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import log_loss
 
 from clips.dataset import SPLITS
 from clips.store import ClipStore
@@ -64,7 +63,7 @@ def write_report(run: Run) -> None:
         frequency_ticks=media.frequency_ticks(run.settings["sample_rate"]),
         n_suspects=doubted.groupby("split").size().to_dict(),
         reliability=reliability,
-        errors={name: calibration_errors(scored) for name, scored in checked.items()},
+        errors=read_errors(run),
         diagram=plots.reliability_diagram(reliability),
         costs=costs.totals(run.root),
     )
@@ -108,15 +107,10 @@ def reliability_table(scored: Scored) -> pd.DataFrame:
     return table[table["count"] > 0]
 
 
-def calibration_errors(scored: Scored) -> dict[str, float]:
-    """How far off probabilities are, by what is measured."""
-    truth, probabilities = scored.truth > 0, scored.probabilities
-    error = calibration.expected_calibration_error
-    return {
-        "error": error(probabilities, truth),
-        "error of first tags": error(*calibration.top_label(probabilities, truth)),
-        "log loss": log_loss(truth.ravel(), probabilities.ravel()),
-    }
+def read_errors(run: Run) -> pd.DataFrame | None:
+    """calibration.csv, where the labels of the test clips are known."""
+    known = "calibration.csv" in run.ensemble.files
+    return pd.read_csv(run.ensemble.path("calibration.csv")) if known else None
 
 
 def read_histories(run: Run) -> dict[tuple[str, str], pd.DataFrame]:

@@ -7,7 +7,7 @@ folds.csv                      fname,fold: the one fold table
 models/EXPERIMENT/             weights, histories, out-of-fold and test scores, one set per fold
 predictions/EXPERIMENT/        oof.csv and test.csv, shaped like a submission
 stacker/                       weights of the stackers, one per fold
-submission.csv  oof.csv  scores.csv  per_class.csv
+submission.csv  oof.csv  scores.csv  per_class.csv  calibration.csv
 report.html  suspects.csv
 stages.csv                     what each stage cost; not a result
 trained.json                   what was trained, for tag.py and kernel.py
@@ -143,6 +143,7 @@ class Run:
         if test.labels is not None:
             usage = "" if test.usage is None else "".join(test.usage)
             source["test_labels"] = fingerprint(test.labels.tobytes(), usage)
+            files += ("calibration.csv",) if len(test) else ()
         return self.result(
             "ensemble",
             "ensemble",

@@ -21,6 +21,7 @@ from solution import stacker
 from solution.crops import views
 from solution.scoring import Scorer
 from storage import size_and_checksum, write_json
+from trained.calibration import Calibration
 
 DESCRIPTION = "trained.json"
 
@@ -43,6 +44,7 @@ class Ensemble:
     folds: list[int]  # those of each experiment's networks
     networks: dict[str, list[File]]  # weights by experiment, in the order of the folds
     stackers: list[File]
+    calibrations: dict[str, Calibration]  # by experiment, and that of the stacked as "ensemble"
 
     @property
     def files(self) -> list[File]:
@@ -106,6 +108,10 @@ def write(ensemble: Ensemble) -> None:
     """Write the description into the ensemble's folder."""
     values = dataclasses.asdict(ensemble)
     del values["folder"]
+    values["calibrations"] = {
+        name: {field: array.tolist() for field, array in calibration.items()}
+        for name, calibration in values["calibrations"].items()
+    }
     write_json(ensemble.folder / DESCRIPTION, values)
 
 
@@ -131,6 +137,10 @@ def read(folder: Path) -> Ensemble:
         values["stackers"] = [File(*file) for file in values["stackers"]]
         values["networks"] = {
             name: [File(*file) for file in files] for name, files in values["networks"].items()
+        }
+        values["calibrations"] = {
+            name: Calibration(**{field: np.array(array) for field, array in calibration.items()})
+            for name, calibration in values["calibrations"].items()
         }
         return Ensemble(folder=Path(folder), **values)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
