@@ -105,7 +105,7 @@ def remarkable(
     for clip in np.argsort(-surest, kind="stable")[:MOST_OF_A_GROUP]:
         if surest[clip] >= 0:
             says = f"{classes[wrong[clip].argmax()]} {percent(surest[clip])}"
-            add("curated", int(clip), "surest", f"says {says}, not among its labels")
+            add("curated", int(clip), "surest", f"{says}, which is not among its labels")
     for suspect in doubted.groupby("split").head(MOST_OF_A_GROUP).itertuples():
         add(suspect.split, suspect.row, suspect.split, suspect.why)
     for label in worst:

@@ -96,6 +96,6 @@ def test_the_surest_and_wrong_comes_first_and_the_hardest_of_each_class_is_there
     known = scored([*truth, [1, 0, 0]], [*probabilities, [0.1, 0.99, 0]])
     doubted = findings.suspects([known], CLASSES)
     found = findings.remarkable(known, doubted, CLASSES, np.arange(3))
-    assert (found[0].row, found[0].why["surest"]) == (6, "says Meow 99 %, not among its labels")
+    assert (found[0].row, found[0].why["surest"]) == (6, "Meow 99 %, which is not among its labels")
     assert set(found[0].why) == {"surest", "curated", "hardest"}  # each clip once
     assert [one.row for one in found] == [6, 1, 2]
