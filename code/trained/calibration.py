@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 SMALLEST = 1e-6  # so that logarithms are finite
 LABELS_PER_KNOT, MOST_KNOTS = 100, 8
 WIDE = 10.0  # standard deviation of the slopes' prior; that of the classes' offsets is 1
-PRIOR_LABELS = 5.0  # of an average class, which count when the threshold of a class is chosen
+PRIOR_LABELS = 20.0  # of an average class, which count when the threshold of a class is chosen
 CANDIDATES = np.arange(1, 100) / 100  # thresholds
 BINS = 15
 
@@ -34,7 +34,7 @@ class Calibration:
     thresholds: np.ndarray  # (classes,) of probabilities: the best F1 out of fold
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
-        """Of each class to be in each clip: (clips, classes), from scores of that shape."""
+        """Of each class to be in each clip: (..., classes), from scores of that shape."""
         common = expit(np.interp(_logit(scores), self.knots, self.log_odds))
         return expit(_features(common) @ self.slopes + self.offsets)
 
