@@ -86,7 +86,8 @@ def write_ensemble(run: Run, fnames: list[str], truth: np.ndarray, oof: dict) ->
     # Not of the scores by which the stackers' epochs were chosen: those are surer than they may be.
     learnt_from = {config.name: oof[config.name] for config in run.configs}
     learnt_from["ensemble"] = oof[HELD_OUT]
-    calibrations = {name: calibration.fit(one, truth) for name, one in learnt_from.items()}
+    watched = messages.watched(learnt_from.items(), "probabilities", len(learnt_from), "model")
+    calibrations = {name: calibration.fit(one, truth) for name, one in watched}
     ensemble, predicted = describe(run, calibrations), {}
     if len(test):
         predicted = read_predictions(run, "test.csv", test.fnames)
