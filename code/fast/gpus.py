@@ -31,9 +31,9 @@ def visible() -> list[str]:
 
 
 def names() -> list[str]:
-    """The models of the visible GPUs."""
+    """The models of the visible GPUs; of slices, which nvidia-smi does not name, their numbers."""
     chosen = visible()
-    return _ask("name", f"--id={','.join(chosen)}") if chosen else []
+    return chosen and (_ask("name", f"--id={','.join(chosen)}") or chosen)
 
 
 def _ask(field: str, *options: str) -> list[str]:
