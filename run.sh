@@ -1,5 +1,5 @@
 #!/bin/sh
-# Sets up what is needed, then runs the five stages, one of them, or the tests. `sh run.sh --help`.
+# Sets up what is needed, then runs the six stages, one of them, or the tests. `sh run.sh --help`.
 # POSIX sh on purpose: it has to run wherever Python does.
 set -eu
 
@@ -22,6 +22,7 @@ Stages, in the order in which the pipeline runs them; it stops at the first that
   train        train each experiment, fold by fold, on the curated clips
   predict      score the test clips with every fold's network
   ensemble     stack the experiments, write the submission, print the table of scores
+  report       write report.html, to look at and listen to, and suspects.csv
 
 Options, for instance `sh run.sh train --experiments v1mix --folds 0,1`:
   --input DIR          the dataset (default: input/ beside this script; its README lists the
@@ -190,9 +191,9 @@ except BlockingIOError:
 
 use_venv=yes
 case ${1-} in --no-venv) use_venv=no && shift ;; esac
-stages='preprocess pretrain train predict ensemble'
+stages='preprocess pretrain train predict ensemble report'
 case ${1-} in
-    preprocess | pretrain | train | predict | ensemble)
+    preprocess | pretrain | train | predict | ensemble | report)
         stages=$1
         shift ;;
     tag | kernel) # the rest of the command line is the script's, and so is standard input

@@ -1,7 +1,8 @@
 """Stage 4: predict the test clips with every fold's network, and gather the out-of-fold scores.
 
 Out-of-fold (OOF) scores are those of the kept epoch of each fold on its own validation clips,
-written by train.py; test scores are the mean over the folds. Both with 3-TTA.
+written by train.py; test scores are the mean over the folds. The noisy clips are scored by one
+network, for the report only. All with 3-TTA.
 """
 
 import numpy as np
@@ -32,34 +33,41 @@ def main(run: Run) -> None:
     if not n_test:
         print("no test clips to predict")
     pending = [
-        (config, fold)
+        (config, fold, "test")
         for config in run.configs
         for fold in run.folds
         if n_test and run.is_pending(run.test_scores(config, fold))
     ]
+    if run.noisy_scores and run.is_pending(run.noisy_scores):
+        run.require_clips("noisy")
+        run.require_made_of_clips("noisy", [run.noisy_scorer[0]])
+        pending.append((*run.noisy_scorer, "noisy"))
     gpus.share_out(predict_folds, run, pending)
     for config in run.configs:
         gather(run, config)
 
 
-def predict_folds(run: Run, tasks: list[tuple[Config, int]]) -> None:
-    """Score the test clips with the networks of these folds, one after the other."""
+def predict_folds(run: Run, tasks: list[tuple[Config, int, str]]) -> None:
+    """Score the clips of a split with the network of a fold, one after the other."""
     classes, scorer = run.dataset.classes, None
-    for config, fold in tasks:
+    for config, fold, split in tasks:
         if scorer is None or scorer.config != config:
             scorer = Scorer(config, len(classes))  # serves all folds of an experiment
-            test = run.examples("test", config)
-        result = run.test_scores(config, fold)
+        if split == "test":
+            clips, result = run.examples("test", config), run.test_scores(config, fold)
+        else:
+            clips, result = run.examples("noisy", config), run.noisy_scores
         result.unseal()
         scorer.load_weights(run.fold(config, fold).path(".weights.h5"))
-        label = f"{config.name} fold {fold}"
-        scores = score_all(scorer, test, label, result.checkpoint)
+        label = f"{config.name} fold {fold}" + " on noisy clips" * (split == "noisy")
+        scores = score_all(scorer, clips, label, result.checkpoint)
         if not np.isfinite(scores).all():
             raise PipelineError(
                 f"{label} gives scores that are no numbers: train it again with "
                 "precision='float32' in code/config.py"
             )
-        write_scores(result.path(".csv"), test.store.fnames, classes, scores)
+        fnames = [clips.store.fnames[clip] for clip in clips.clips]
+        write_scores(result.path(".csv"), fnames, classes, scores)
         result.seal()
 
 

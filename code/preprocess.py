@@ -5,6 +5,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pandas as pd
+from joblib.externals.loky import get_reusable_executor
 
 import messages
 from clips import prepare, store
@@ -30,6 +31,7 @@ def main(run: Run) -> None:
     report_unreadable(run)
     for split in SPLITS:
         write_made_of_clips(run, split)
+    get_reusable_executor().shutdown()  # the memory of processes is known when they have ended
 
 
 def write_store(run: Run, split: str) -> None:

@@ -1,4 +1,4 @@
-"""All five stages on a tiny dataset, and what a user sees when something is missing or broken."""
+"""All stages on a tiny dataset, and what a user sees when something is missing or broken."""
 
 import dataclasses
 import errno

@@ -19,7 +19,7 @@ from messages import PipelineError
 from runs import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("preprocess", "pretrain", "train", "predict", "ensemble")
+STAGES = ("preprocess", "pretrain", "train", "predict", "ensemble", "report")
 OPTIONS = (
     "--input",
     "--output",
@@ -671,7 +671,7 @@ def test_no_venv_knows_packages_by_either_name(project):
 def test_no_venv_takes_kapre_without_the_versions_it_asks_for(project):
     (project.root / "requirements.txt").write_text("kapre==99\n")
     project.run("--no-venv", **hidden_packages(project))
-    command, pin, held = project.logged()[-8:-5]  # before the five stages
+    command, pin, held = project.logged()[-9:-6]  # before the six stages
     assert "--no-deps" in command
     assert (pin, held) == ("pin: kapre==99", "held: ")
 

@@ -17,7 +17,7 @@ import config
 from clips import dataset, demo
 from fast import gpus
 from messages import InputError, PipelineError
-from runs import settings
+from runs import costs, settings
 from runs.run import Run
 from storage import lock
 
@@ -28,7 +28,7 @@ MENDABLE = (  # what the system says about disks and folders
 )
 SHORT_OF_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError")  # TensorFlow's and PyTorch's
 SMALLER = "end other programs, take --profile small, or lower batch_size in code/config.py"
-STAGES = ("preprocess", "pretrain", "train", "predict", "ensemble")
+STAGES = ("preprocess", "pretrain", "train", "predict", "ensemble", "report")
 
 
 def prepare(args: argparse.Namespace) -> Run:
@@ -182,20 +182,28 @@ def stage(main: Callable[[Run], None]) -> Callable[[], None]:
 
     @functools.wraps(main)
     def run_stage() -> None:
-        start(_parser(sys.modules[main.__module__].__doc__), lambda run, args: main(run))
+        module = sys.modules[main.__module__]
+        start(_parser(module.__doc__), Path(module.__file__).stem, lambda run, args: main(run))
 
     return run_stage
 
 
-def start(parser: argparse.ArgumentParser, main: Callable[[Run, argparse.Namespace], None]) -> None:
-    """Call `main` with what the command line asks for, while the output folder is held."""
+def start(
+    parser: argparse.ArgumentParser, name: str, main: Callable[[Run, argparse.Namespace], None]
+) -> None:
+    """Call `main` with what the command line asks for, while the output folder is held.
+
+    name : of the stage, under which its costs are noted
+    """
     args = parser.parse_args()
     without = " without --force" if args.force else ""
     with (
         errors_in_one_line(f"the same command{without} goes on from here", SMALLER),
         locked(args.output),
     ):
-        main(prepare(args), args)
+        run = prepare(args)
+        with costs.recorded(run, name):
+            main(run, args)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,8 @@ models/EXPERIMENT/             weights, histories, out-of-fold and test scores, 
 predictions/EXPERIMENT/        oof.csv and test.csv, shaped like a submission
 stacker/                       weights of the stackers, one per fold
 submission.csv  oof.csv  scores.csv  per_class.csv  calibration.csv
+report.html  suspects.csv
+stages.csv                     what each stage cost; not a result
 trained.json                   what was trained, for tag.py and kernel.py
 kaggle/{dataset,kernel}/       what kernel.py makes for upload
 """
@@ -21,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clips.dataset import Dataset
+from clips.dataset import SPLITS, Dataset
 from clips.store import (
     STORE_FILES,
     ClipStore,
@@ -184,6 +186,33 @@ class Run:
             **source,
         )
 
+    @functools.cached_property
+    def noisy_scores(self) -> Result | None:
+        """One network's scores of the noisy clips, which show labels that look wrong."""
+        if not len(self.dataset["noisy"]):
+            return None
+        config, fold = self.noisy_scorer
+        name, of = f"models/{config.name}/fold{fold}.noisy", [self.fold(config, fold)]
+        of += [self.clips("noisy"), *self.made_of_clips("noisy", config)]
+        return self.result(name, "predict", (".csv",), of)
+
+    @property
+    def noisy_scorer(self) -> tuple[Config, int]:
+        """The experiment and the fold of that network."""
+        return max(self.configs, key=lambda config: config.stack_weight), self.folds[0]
+
+    @functools.cached_property
+    def report(self) -> Result:
+        splits = [self.dataset[split] for split in SPLITS]
+        labels = [b"" if split.labels is None else split.labels.tobytes() for split in splits]
+        return self.result(
+            "report",
+            "report",
+            (".html", "suspects.csv"),
+            [self.ensemble, *filter(None, [self.noisy_scores])],
+            labels=fingerprint(*labels),
+        )
+
     # --- what is in them --------------------------------------------------------------------------
 
     def is_pending(self, result: Result) -> bool:
@@ -242,8 +271,8 @@ class Run:
             readable[:] = True
         elif not readable.all() and not self.skip_unreadable:
             raise InputError(f"{unreadable(store, split)}. {REMEDY}")
-        if config and split != "noisy":
-            stored = stored_views and not config.trains_front_end
+        if config:  # those of noisy clips are taken once, if at all
+            stored = stored_views and split != "noisy" and not config.trains_front_end
             path = stored and self.views(split, config).path(".f32")
             views = read_views(path, config) if stored else Views(store, config)
         return Examples(store, np.flatnonzero(readable), self.dataset[split].labels, views)

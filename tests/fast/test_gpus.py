@@ -95,6 +95,22 @@ def test_all_of_the_machine_are_found_where_none_is_chosen(monkeypatch):
     assert gpus.visible() == []
 
 
+def test_models_are_asked_for_by_number(monkeypatch):
+    monkeypatch.setenv(gpus.VISIBLE, "0,2")
+    ask = "nvidia-smi --query-gpu=name --format=csv,noheader --id=0,2"
+    stdouts = {ask: "NVIDIA H100\nNVIDIA A100\n"}
+    monkeypatch.setattr(
+        subprocess,
+        "run",
+        lambda command, **_: subprocess.CompletedProcess([], 0, stdouts[" ".join(command)]),
+    )
+    assert gpus.names() == ["NVIDIA H100", "NVIDIA A100"]
+    stdouts[ask] = ""  # of slices
+    assert gpus.names() == ["0", "2"]
+    monkeypatch.setenv(gpus.VISIBLE, "-1")
+    assert gpus.names() == []
+
+
 @pytest.mark.parametrize(
     ("chosen", "expected"),
     [("0, 1", ["0", "1"]), ("1,-1,0", ["1"]), ("MIG-1,MIG-2", ["MIG-1", "MIG-2"])],
