@@ -54,7 +54,7 @@ def card(found: Remarkable, scored: Scored, store: Clips, rate: int, classes: li
     waveform = store.waveform(clip, 0, n_heard)
     front_end = Config(sample_rate=rate).values(FRONT_END_SETTINGS)  # the published one
     truth, probabilities = scored.truth[found.row] > 0, scored.probabilities[found.row]
-    best = np.argsort(-scored.scores[found.row], kind="stable")[:TOP]
+    best = np.argsort(-probabilities, kind="stable")[:TOP]
     return Card(
         scored.fnames[found.row],
         found.split,
