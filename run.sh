@@ -9,6 +9,7 @@ show_help() {
     cat <<'EOF'
 Usage: sh run.sh [STAGE] [OPTIONS]      the whole pipeline, or one stage of it
        sh run.sh tag FILES [OPTIONS]    tag audio files with what was trained; tag --help
+       sh run.sh search [OPTIONS]       find better settings by trials, once stages have run
        sh run.sh kernel [OPTIONS]       pack what was trained for Kaggle; kernel --help
        sh run.sh test [PYTEST ARGS]     lint, format check and tests
 
@@ -31,10 +32,14 @@ Options, for instance `sh run.sh train --experiments v1mix --folds 0,1`:
   --profile NAME       published   every setting as published: one GPU, days
                        small       narrower networks for real data on a CPU
                        demo        minutes; the default for the synthetic dataset
+  --settings FILE      JSON of settings that differ from the profile's, such as search writes
   --experiments A,B    only these experiments, by name, such as v1mix,max3exam
   --folds 0,3          only these folds, by number from 0
   --skip-unreadable    leave out training clips that cannot be decoded, instead of stopping
   --force              make again what is there; without it, the command goes on where it broke off
+  --trials N           of search: so many in all (default: 20); later, more go on from there
+  --over A,B=LOW:HIGH,C=X/Y
+                       of search: settings to vary beside the front end's, or in these ranges
   --no-venv            use the Python at hand (Colab, Kaggle): add what it lacks, replace nothing
   -h, --help           this text
 
@@ -193,7 +198,7 @@ use_venv=yes
 case ${1-} in --no-venv) use_venv=no && shift ;; esac
 stages='preprocess pretrain train predict ensemble report'
 case ${1-} in
-    preprocess | pretrain | train | predict | ensemble | report)
+    preprocess | pretrain | train | predict | ensemble | report | search)
         stages=$1
         shift ;;
     tag | kernel) # the rest of the command line is the script's, and so is standard input
@@ -210,6 +215,10 @@ case ${1-} in
         exec "$python" -m pytest "$@" ;;
 esac
 
+is_search() { # is_search ARGUMENT
+    test "$stages" = search || die "$1 is an option of search: sh run.sh search $1" 2
+}
+
 # Mistakes in the arguments are reported before anything is installed. Each argument goes to the end
 # of the list, so after one round the list is again as it was, less what is meant for us.
 output=$here/output
@@ -220,8 +229,11 @@ for argument; do
         :-h | :--help) show_help && exit ;;
         :--no-venv) use_venv=no && continue ;;
         :--output=?*) output=${argument#*=} ;;
-        :--input=?* | :--profile=?* | :--experiments=?* | :--folds=?*) ;;
-        :--input | :--output | :--profile | :--experiments | :--folds) option=$argument ;;
+        :--input=?* | :--profile=?* | :--settings=?* | :--experiments=?* | :--folds=?*) ;;
+        :--input | :--output | :--profile | :--settings | :--experiments | :--folds)
+            option=$argument ;;
+        :--trials=?* | :--over=?*) is_search "$argument" ;;
+        :--trials | :--over) is_search "$argument" && option=$argument ;;
         :--skip-unreadable | :--force) ;;
         :*) die "unknown argument '$argument'; sh run.sh --help lists stages and options" 2 ;;
         *:) break ;;

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -229,8 +230,36 @@ def test_other_clips_or_settings_are_not_taken_for_the_stored_ones(finished, run
         match=r"run preprocess again: clips/.*/store: made from something else \(clips changed",
     ):
         run_stage("train", "--input", other, *arguments[2:])
-    with pytest.raises(SystemExit, match=r"run preprocess again: .*settings.n_hop 1000 -> 500"):
-        run_stage("train", *arguments[:4], "--profile", "published")
+    (root / "low.json").write_text('{"sample_rate": 22050}')
+    low = ("--settings", root / "low.json")
+    with pytest.raises(SystemExit, match=r"again: .*settings.sample_rate 44100 -> 22050"):
+        run_stage("train", *arguments, *low)
+
+
+def test_another_front_end_takes_no_clip_anew(finished, run_stage, capsys):
+    root, _, arguments, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in (root / "out" / "clips").rglob("*.*")}
+    (root / "hop.json").write_text('{"n_hop": 2000}')
+    hop = ("--settings", root / "hop.json")
+    with pytest.raises(SystemExit, match=r"run preprocess first: no clips/curated/views-\w+ in"):
+        run_stage("train", *arguments, *hop)
+    run_stage("preprocess", *arguments, *hop)
+    after = {path: path.stat().st_mtime_ns for path in (root / "out" / "clips").rglob("*.*")}
+    assert before.items() <= after.items()
+    added = {path.suffix for path in after.keys() - before.keys()}
+    assert added == {".f32", ".json"}
+    capsys.readouterr()
+    run_stage("train", *arguments)
+    assert "models/v1mix/fold0: done already" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"run pretrain again: .*settings.n_hop 1000 -> 2000"):
+        run_stage("train", *arguments, *hop)
+
+
+def test_a_run_goes_to_another_process_whatever_was_asked_of_it(finished):
+    run = run_of(*finished[2])
+    run.clip_folds()
+    there = pickle.loads(pickle.dumps(run))
+    assert there.fold(there.configs[0], 0).fault() is None
 
 
 def test_one_experiment_and_one_fold_go_through_prediction_and_stacking(

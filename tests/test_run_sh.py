@@ -24,6 +24,9 @@ OPTIONS = (
     "--input",
     "--output",
     "--profile",
+    "--settings",
+    "--trials",
+    "--over",
     "--experiments",
     "--folds",
     "--skip-unreadable",
@@ -195,7 +198,7 @@ def test_every_shell_at_hand_runs_the_whole_pipeline(project, shell):
 def test_help_names_every_stage_and_option_and_installs_nothing(project):
     done = project.run("--help")
     assert done.returncode == 0
-    for word in STAGES + OPTIONS + ("published", "small", "demo", "test", "PYTHON="):
+    for word in STAGES + OPTIONS + ("search", "published", "small", "demo", "test", "PYTHON="):
         assert word in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
     assert project.run("train", "-h").stdout == done.stdout
@@ -239,6 +242,15 @@ def test_values_may_follow_an_equals_sign(project):
 def test_one_stage_runs_alone(project):
     assert project.run("train", "--experiments", "v1mix", "--folds", "0,1").returncode == 0
     assert project.logged(".py") == ["train.py [--experiments] [v1mix] [--folds] [0,1]"]
+
+
+def test_search_runs_alone_with_options_of_its_own(project):
+    arguments = ["--trials=3", "--over", "a,b=1:2", "--settings", "my settings.json"]
+    assert project.run("search", *arguments).returncode == 0
+    assert project.logged(".py") == [" ".join(["search.py", *(f"[{a}]" for a in arguments)])]
+    for stage in (["train"], []):
+        for option in (["--trials", "3"], ["--over=a"]):
+            assert_one_line(project.run(*stage, *option), "is an option of search", status=2)
 
 
 @pytest.mark.parametrize("script", ["tag", "kernel"])

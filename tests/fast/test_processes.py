@@ -14,6 +14,7 @@ import pytest
 import config
 from clips import prepare
 from fast import gpus, processes
+from messages import KilledProcess
 
 
 def linger(folder: Path, _=None):
@@ -83,3 +84,11 @@ def test_end_at_once_where_the_stage_was_killed_before(machine, living, ends):
     stage.kill()
     stage.communicate()
     assert done.returncode == int(ends)
+
+
+def test_work_that_is_done_apart_gives_its_result_or_says_what_happened():
+    assert processes.apart(os.getpid) != os.getpid()
+    with pytest.raises(ValueError, match="invalid literal"):
+        processes.apart(int, "x")
+    with pytest.raises(KilledProcess, match="the system killed a process"):
+        processes.apart(os.abort)
