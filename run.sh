@@ -9,7 +9,7 @@ show_help() {
     cat <<'EOF'
 Usage: sh run.sh [STAGE] [OPTIONS]      the whole pipeline, or one stage of it
        sh run.sh tag FILES [OPTIONS]    tag audio files with what was trained; tag --help
-       sh run.sh search [OPTIONS]       find better settings by trials, once stages have run
+       sh run.sh search [OPTIONS]       find better settings by trials; search --help
        sh run.sh kernel [OPTIONS]       pack what was trained for Kaggle; kernel --help
        sh run.sh test [PYTEST ARGS]     lint, format check and tests
 
@@ -37,9 +37,6 @@ Options, for instance `sh run.sh train --experiments v1mix --folds 0,1`:
   --folds 0,3          only these folds, by number from 0
   --skip-unreadable    leave out training clips that cannot be decoded, instead of stopping
   --force              make again what is there; without it, the command goes on where it broke off
-  --trials N           of search: so many in all (default: 20); later, more go on from there
-  --over A,B=LOW:HIGH,C=X/Y
-                       of search: settings to vary beside the front end's, or in these ranges
   --no-venv            use the Python at hand (Colab, Kaggle): add what it lacks, replace nothing
   -h, --help           this text
 
@@ -198,10 +195,10 @@ use_venv=yes
 case ${1-} in --no-venv) use_venv=no && shift ;; esac
 stages='preprocess pretrain train predict ensemble report'
 case ${1-} in
-    preprocess | pretrain | train | predict | ensemble | report | search)
+    preprocess | pretrain | train | predict | ensemble | report)
         stages=$1
         shift ;;
-    tag | kernel) # the rest of the command line is the script's, and so is standard input
+    tag | kernel | search) # the rest of the command line is the script's, and so is standard input
         script=$here/code/$1.py
         shift
         set_up requirements.txt >&2 # what the script prints may be JSON
@@ -214,10 +211,6 @@ case ${1-} in
         "$python" -m ruff format --check code tests
         exec "$python" -m pytest "$@" ;;
 esac
-
-is_search() { # is_search ARGUMENT
-    test "$stages" = search || die "$1 is an option of search: sh run.sh search $1" 2
-}
 
 # Mistakes in the arguments are reported before anything is installed. Each argument goes to the end
 # of the list, so after one round the list is again as it was, less what is meant for us.
@@ -232,8 +225,6 @@ for argument; do
         :--input=?* | :--profile=?* | :--settings=?* | :--experiments=?* | :--folds=?*) ;;
         :--input | :--output | :--profile | :--settings | :--experiments | :--folds)
             option=$argument ;;
-        :--trials=?* | :--over=?*) is_search "$argument" ;;
-        :--trials | :--over) is_search "$argument" && option=$argument ;;
         :--skip-unreadable | :--force) ;;
         :*) die "unknown argument '$argument'; sh run.sh --help lists stages and options" 2 ;;
         *:) break ;;

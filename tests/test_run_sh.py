@@ -25,8 +25,6 @@ OPTIONS = (
     "--output",
     "--profile",
     "--settings",
-    "--trials",
-    "--over",
     "--experiments",
     "--folds",
     "--skip-unreadable",
@@ -244,16 +242,7 @@ def test_one_stage_runs_alone(project):
     assert project.logged(".py") == ["train.py [--experiments] [v1mix] [--folds] [0,1]"]
 
 
-def test_search_runs_alone_with_options_of_its_own(project):
-    arguments = ["--trials=3", "--over", "a,b=1:2", "--settings", "my settings.json"]
-    assert project.run("search", *arguments).returncode == 0
-    assert project.logged(".py") == [" ".join(["search.py", *(f"[{a}]" for a in arguments)])]
-    for stage in (["train"], []):
-        for option in (["--trials", "3"], ["--over=a"]):
-            assert_one_line(project.run(*stage, *option), "is an option of search", status=2)
-
-
-@pytest.mark.parametrize("script", ["tag", "kernel"])
+@pytest.mark.parametrize("script", ["tag", "kernel", "search"])
 def test_scripts_get_the_rest_of_the_line_unchanged(project, script):
     done = project.run("--no-venv", script, "a b.wav", "--top", "3", "--help")
     assert done.returncode == 0, done.stderr
