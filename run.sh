@@ -1,5 +1,5 @@
 #!/bin/sh
-# Sets up what is needed, then runs the five stages, one of them, or the tests. `sh run.sh --help`.
+# Sets up what is needed, then runs the six stages, one of them, or the tests. `sh run.sh --help`.
 # POSIX sh on purpose: it has to run wherever Python does.
 set -eu
 
@@ -9,6 +9,7 @@ show_help() {
     cat <<'EOF'
 Usage: sh run.sh [STAGE] [OPTIONS]      the whole pipeline, or one stage of it
        sh run.sh tag FILES [OPTIONS]    tag audio files with what was trained; tag --help
+       sh run.sh search [OPTIONS]       find better settings by trials; search --help
        sh run.sh kernel [OPTIONS]       pack what was trained for Kaggle; kernel --help
        sh run.sh test [PYTEST ARGS]     lint, format check and tests
 
@@ -22,6 +23,7 @@ Stages, in the order in which the pipeline runs them; it stops at the first that
   train        train each experiment, fold by fold, on the curated clips
   predict      score the test clips with every fold's network
   ensemble     stack the experiments, write the submission, print the table of scores
+  report       write report.html, to look at and listen to, and suspects.csv
 
 Options, for instance `sh run.sh train --experiments v1mix --folds 0,1`:
   --input DIR          the dataset (default: input/ beside this script; its README lists the
@@ -30,10 +32,13 @@ Options, for instance `sh run.sh train --experiments v1mix --folds 0,1`:
   --profile NAME       published   every setting as published: one GPU, days
                        small       narrower networks for real data on a CPU
                        demo        minutes; the default for the synthetic dataset
+  --settings FILE      JSON of settings that differ from the profile's, such as search writes
   --experiments A,B    only these experiments, by name, such as v1mix,max3exam
   --folds 0,3          only these folds, by number from 0
   --skip-unreadable    leave out training clips that cannot be decoded, instead of stopping
   --force              make again what is there; without it, the command goes on where it broke off
+  --scheduler ADDRESS  let the workers of this Dask scheduler take part (README: several machines)
+  --scheduler-file F   the same, by the file that it wrote
   --no-venv            use the Python at hand (Colab, Kaggle): add what it lacks, replace nothing
   -h, --help           this text
 
@@ -190,12 +195,12 @@ except BlockingIOError:
 
 use_venv=yes
 case ${1-} in --no-venv) use_venv=no && shift ;; esac
-stages='preprocess pretrain train predict ensemble'
+stages='preprocess pretrain train predict ensemble report'
 case ${1-} in
-    preprocess | pretrain | train | predict | ensemble)
+    preprocess | pretrain | train | predict | ensemble | report)
         stages=$1
         shift ;;
-    tag | kernel) # the rest of the command line is the script's, and so is standard input
+    tag | kernel | search) # the rest of the command line is the script's, and so is standard input
         script=$here/code/$1.py
         shift
         set_up requirements.txt >&2 # what the script prints may be JSON
@@ -219,8 +224,10 @@ for argument; do
         :-h | :--help) show_help && exit ;;
         :--no-venv) use_venv=no && continue ;;
         :--output=?*) output=${argument#*=} ;;
-        :--input=?* | :--profile=?* | :--experiments=?* | :--folds=?*) ;;
-        :--input | :--output | :--profile | :--experiments | :--folds) option=$argument ;;
+        :--input=?* | :--profile=?* | :--settings=?* | :--experiments=?* | :--folds=?*) ;;
+        :--scheduler=?* | :--scheduler-file=?*) ;;
+        :--input | :--output | :--profile | :--settings | :--experiments | :--folds | \
+            :--scheduler | :--scheduler-file) option=$argument ;;
         :--skip-unreadable | :--force) ;;
         :*) die "unknown argument '$argument'; sh run.sh --help lists stages and options" 2 ;;
         *:) break ;;
@@ -239,6 +246,7 @@ if (mkdir -p -- "$output" && : >>"$output/.lock") 2>/dev/null; then
     exec 9>>"$output/.lock"
     export RUN_SH_LOCK=9
 fi
+export RUN_SH_STAGES="$stages" # workers do two of them in one go
 # A stage runs in the caller's directory, from which relative paths are meant. A signal that reaches
 # this shell alone ends the stage too; an interrupted `wait` leaves that to the trap.
 for stage in $stages; do

@@ -43,6 +43,14 @@ class Config:
     n_dft: int = 1024  # samples
     n_hop: int = 500  # samples; 441 frames in 5 s (the released code's 512 gives 431)
     n_mels: int = 64
+    fmin: float = 0.0  # Hz, lowest frequency of the mel bands
+    fmax: float | None = None  # Hz, the highest; None: half the sample rate
+    htk: bool = False  # HTK's mel scale instead of Slaney's
+    norm: str | None = "slaney"  # mel bands of equal area; None: of height 1
+    power_melgram: float = 2.0  # 2: mel power, 1: its root
+    return_decibel_melgram: bool = True  # else mel power itself
+    trainable_kernel: bool = False  # the DFT is learned
+    trainable_fb: bool = False  # the mel bands are learned
     frontend: str = "waveform"  # or "logmel": start from the log-mels that preprocess.py stored
 
     # Network
@@ -54,10 +62,17 @@ class Config:
     block_filters: tuple[int, ...] = (96, 128, 256, 512)
     w_ratio: float = 1.0  # scales block_filters, not the stem
     gru_units: int = 128
+    global_features: bool = True  # does the head see what the GRUs found in them?
+    clip_length: bool = True  # and the length of the clip?
+    n_views: int = 3  # that scores are the mean of; 1: the middle of the clip
 
     # Training examples
     label_smoothing: float = 0.01
     mixup_rate: float = 0.7
+    mixup_beta: float | None = None  # b: the rate is drawn from Beta(b, b), as Zhang et al. do
+    # SpecAugment: so many frames and mel bands at most are silenced in each crop, in one piece.
+    masked_frames: int = 0
+    masked_mels: int = 0
 
     # Optimisation
     batch_size: int = 32
@@ -79,6 +94,41 @@ class Config:
     stacker_batch_size: int = 40
     stacker_epochs: int = 1000
     stacker_patience: int = 15
+
+    def __post_init__(self):
+        nyquist = self.sample_rate / 2
+        highest = nyquist if self.fmax is None else self.fmax
+        stored = self.frontend == "logmel"  # decibels of mel powers, which nothing is learned of
+        published = self.power_melgram == 2.0 and self.return_decibel_melgram
+        halved = -(-self.n_mels // 8) if self.pooling[1] != "none" else self.n_mels
+        for name, holds, expected in (
+            ("n_dft", self.n_dft > 0 and self.n_dft % 2 == 0, "an even number above 0"),
+            ("n_hop", self.n_hop > 0, "above 0"),
+            ("n_mels", halved > 0 and halved % 2 == 0, "a multiple of 16, as poolings halve it"),
+            ("fmin", 0 <= self.fmin < highest, f"at least 0 and below fmax, here {highest:g} Hz"),
+            ("fmax", highest <= nyquist, f"at most {nyquist:g} Hz, half the sample rate"),
+            ("norm", self.norm in ("slaney", None), "'slaney' or None"),
+            ("power_melgram", self.power_melgram > 0, "above 0"),
+            ("frontend", stored or self.frontend == "waveform", "'waveform' or 'logmel'"),
+            (
+                "frontend",
+                not stored or (published and not (self.trainable_kernel or self.trainable_fb)),
+                "'waveform' with a trainable front end, another power, or without decibels",
+            ),
+            (
+                "frontend",
+                stored or not (self.masked_frames or self.masked_mels),
+                "'logmel' with masked_frames or masked_mels",
+            ),
+            ("n_views", self.n_views in (1, 3), "1 or 3"),
+        ):
+            if not holds:
+                raise ValueError(f"{name} must be {expected}; got {getattr(self, name)!r}")
+
+    @property
+    def trains_front_end(self) -> bool:
+        """Are there no log-mels but those of the network itself?"""
+        return self.trainable_kernel or self.trainable_fb
 
     def values(self, names: tuple[str, ...]) -> dict:
         """Some settings, such as `TRAINING_SETTINGS`, with their values."""
@@ -165,37 +215,56 @@ PROFILES = {
 }
 
 
-def experiments(profile: str, names: list[str] | None = None) -> list[Config]:
+def experiments(
+    profile: str, names: list[str] | None = None, settings: dict | None = None
+) -> list[Config]:
     """The configurations to run: those named, or the profile's own, with its overrides applied.
+
+    settings : further overrides, as of `overridden`
 
     Raises
     ------
     KeyError
         If the profile or an experiment does not exist.
+    ValueError
+        If the settings are impossible.
     """
     chosen = PROFILES[profile]
-    return [replace(EXPERIMENTS[name], **chosen.overrides) for name in names or chosen.experiments]
+    return [
+        overridden(replace(EXPERIMENTS[name], **chosen.overrides), settings or {})
+        for name in names or chosen.experiments
+    ]
 
 
-def from_json(values: dict) -> Config:
-    """The `Config` that `dataclasses.asdict` and JSON turned into `values`.
+def overridden(config: Config | Schedule, settings: dict) -> Config | Schedule:
+    """With other settings, as JSON has them: a schedule's own ones are `{"training": {...}}`.
 
     Raises
     ------
     TypeError
-        If there are settings that `Config` does not have.
+        If there are settings that `Config` or `Schedule` does not have.
+    ValueError
+        If they are impossible.
     """
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
+    for name in ("pretraining", "training"):
+        if name in values:
+            values[name] = overridden(getattr(config, name), values[name])
+    return replace(config, **values)
 
-    def tuples(values: dict) -> dict:
-        return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
-    schedules = {k: Schedule(**tuples(values[k])) for k in ("pretraining", "training")}
-    return Config(**{**tuples(values), **schedules})
+def from_json(values: dict) -> Config:
+    """The `Config` that `dataclasses.asdict` and JSON made `values` of; errors as `overridden`."""
+    return overridden(Config(), values)
 
 
 # What results depend on.
-PREPROCESSING_SETTINGS = ("sample_rate", "n_dft", "n_hop", "n_mels")
-VIEW_SETTINGS = (*PREPROCESSING_SETTINGS, "frontend", "crop_samples")
+PREPROCESSING_SETTINGS = ("sample_rate",)
+FRONT_END_SETTINGS = (  # the arguments of `logmel.log_mel`
+    *("sample_rate", "n_dft", "n_hop", "n_mels", "fmin", "fmax", "htk", "norm"),
+    *("power_melgram", "return_decibel_melgram"),
+)
+VIEW_SETTINGS = (*FRONT_END_SETTINGS, "frontend", "crop_samples", "n_views")
 _FOLDS = ("n_folds", "fold_seed")
 STACKING_SETTINGS = (
     *_FOLDS,

@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import log_loss
 
 import messages
 from messages import PipelineError
@@ -15,7 +16,9 @@ from solution.folds import assign_folds_by_name
 from solution.stacker import build_stacker, stack, stacker_input, train_stacker
 from solution.training import without_optimiser
 from storage import read_scores, size_and_checksum, write_scores, written_whole
+from trained import calibration
 from trained import ensemble as trained
+from trained.calibration import Calibration, expected_calibration_error, top_label
 
 __all__ = ["build_stacker", "main"]
 CHANCE_DRAWS = 20
@@ -23,6 +26,10 @@ HELD_OUT = "ensemble, held out"
 NOTE = f"""
 Out of fold, epochs of networks and stackers were chosen by the clips that are scored, as published:
 optimistic by a little. {HELD_OUT!r}: by stackers that know nothing of the clips."""
+CALIBRATION = "calibration.csv"
+CALIBRATION_NOTE = """
+Of the test clips. ECE: expected calibration error of all classes, and of each clip's first tag
+alone. Probabilities are learnt out of fold; tag.py shows them."""
 
 
 @command_line.stage
@@ -36,10 +43,11 @@ def main(run: Run) -> None:
         run.ensemble.unseal()
         write_ensemble(run, fnames, truth, oof)
         run.ensemble.seal()
-    table = pd.read_csv(run.ensemble.path("scores.csv"))
-    print()
-    print(table.to_string(index=False, float_format="{:.4f}".format, na_rep=""))
-    print(NOTE)
+    for file, note in (("scores.csv", NOTE), (CALIBRATION, CALIBRATION_NOTE)):
+        if file in run.ensemble.files:
+            table = pd.read_csv(run.ensemble.path(file))
+            print("\n" + table.to_string(index=False, float_format="{:.4f}".format, na_rep=""))
+            print(note)
     print("\nwrote " + ", ".join(str(run.root / file) for file in run.ensemble.files))
     if "submission.csv" not in run.ensemble.files:
         print("no test clips, so no submission")
@@ -75,7 +83,12 @@ def write_ensemble(run: Run, fnames: list[str], truth: np.ndarray, oof: dict) ->
     inputs = stacker_input([*oof.values()], weights)  # (clips, classes, experiments + 1)
     oof["average"] = inputs[..., -1]
     oof["ensemble"], oof[HELD_OUT] = train_stackers(run, fnames, inputs, truth)
-    ensemble, predicted = describe(run), {}
+    # Not of the scores by which the stackers' epochs were chosen: those are surer than they may be.
+    learnt_from = {config.name: oof[config.name] for config in run.configs}
+    learnt_from["ensemble"] = oof[HELD_OUT]
+    watched = messages.watched(learnt_from.items(), "probabilities", len(learnt_from), "model")
+    calibrations = {name: calibration.fit(one, truth) for name, one in watched}
+    ensemble, predicted = describe(run, calibrations), {}
     if len(test):
         predicted = read_predictions(run, "test.csv", test.fnames)
         scores = ensemble.stack(predicted)
@@ -87,10 +100,13 @@ def write_ensemble(run: Run, fnames: list[str], truth: np.ndarray, oof: dict) ->
     (run.root / "submission.csv").unlink(missing_ok=True)  # of an earlier test set, perhaps
     if predicted:
         write_scores(result.path("submission.csv"), test.fnames, classes, predicted["ensemble"])
-    for file, table in (
-        ("scores.csv", score_table(run, truth, oof, predicted)),
-        ("per_class.csv", class_table(run, truth, oof, predicted)),
-    ):
+    tables = {
+        "scores.csv": score_table(run, truth, oof, predicted),
+        "per_class.csv": class_table(run, truth, oof, predicted),
+    }
+    if CALIBRATION in result.files:
+        tables[CALIBRATION] = calibration_table(calibrations, test.labels, predicted)
+    for file, table in tables.items():
         with written_whole(result.path(file)) as path:
             table.to_csv(path, index=False)
     trained.write(ensemble)
@@ -135,7 +151,7 @@ def train_stackers(
     return stacked, held_out
 
 
-def describe(run: Run) -> trained.Ensemble:
+def describe(run: Run, calibrations: dict[str, Calibration]) -> trained.Ensemble:
     """What tag.py and kernel.py need to know of the ensemble, all of whose weights are there."""
 
     def described(result, file: str) -> trained.File:
@@ -151,7 +167,9 @@ def describe(run: Run) -> trained.Ensemble:
     files = [file for file in run.ensemble.files if file.startswith("stacker/")]
     stackers = [described(run.ensemble, file) for file in files]
     classes = run.dataset.classes
-    return trained.Ensemble(run.root, classes, run.configs, run.folds, networks, stackers)
+    return trained.Ensemble(
+        run.root, classes, run.configs, run.folds, networks, stackers, calibrations
+    )
 
 
 # --- the tables of scores -------------------------------------------------------------------------
@@ -189,6 +207,29 @@ def class_table(run: Run, truth: np.ndarray, oof: dict, test: dict) -> pd.DataFr
         table["test labels"] = labels.sum(axis=0)
         table["test lwlrap"] = metrics.per_class_lwlrap(labels, test["ensemble"])[0]
     return pd.DataFrame(table)
+
+
+def calibration_table(
+    calibrations: dict[str, Calibration], truth: np.ndarray, test: dict
+) -> pd.DataFrame:
+    """Log loss and expected calibration errors of the test clips' scores and probabilities.
+
+    Parameters
+    ----------
+    calibrations : by model name
+    truth : multi-hot (test clips, classes)
+    test : scores (test clips, classes) by model name
+    """
+    rows = []
+    for name, one in calibrations.items():
+        kinds = {"score": test[name], "probability": one.probabilities(test[name])}
+        for kind, values in kinds.items():
+            row = {"model": name, "taken for a probability": kind}
+            row["log loss"] = log_loss(truth.ravel(), values.ravel(), labels=[0, 1])
+            row["ECE"] = expected_calibration_error(values, truth)
+            row["ECE of first tags"] = expected_calibration_error(*top_label(values, truth))
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def training_minutes(run: Run, experiment: str) -> float:

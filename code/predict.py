@@ -1,7 +1,8 @@
 """Stage 4: predict the test clips with every fold's network, and gather the out-of-fold scores.
 
 Out-of-fold (OOF) scores are those of the kept epoch of each fold on its own validation clips,
-written by train.py; test scores are the mean over the folds. Both with 3-TTA.
+written by train.py; test scores are the mean over the folds. The noisy clips are scored by one
+network, for the report only. All with 3-TTA.
 """
 
 import numpy as np
@@ -16,22 +17,28 @@ from storage import read_scores, write_scores
 
 @command_line.stage
 def main(run: Run) -> None:
+    command_line.require_backend([config for config in run.configs if config.trains_front_end])
     run.require_clips("test")
     n_test = len(run.examples("test"))
     # All that is missing is said before hours of work.
     if n_test:
-        run.require_views("test", run.configs)
+        run.require_made_of_clips("test", run.configs)
     for config in run.configs:
         for fold in run.folds:
             run.fold(config, fold).require()
     if not n_test:
         print("no test clips to predict")
     pending = [
-        Task(f"{config.name} fold {fold}", work.predict_fold, Run.test_scores, (config, fold))
+        Task(f"{config.name} fold {fold}", work.predict_fold, work.scores, (config, fold, "test"))
         for config in run.configs
         for fold in run.folds
         if n_test and run.is_pending(run.test_scores(config, fold))
     ]
+    if run.noisy_scores and run.is_pending(run.noisy_scores):
+        run.require_clips("noisy")
+        run.require_made_of_clips("noisy", [run.noisy_scorer[0]])
+        args = (*run.noisy_scorer, "noisy")
+        pending.append(Task("noisy clips", work.predict_fold, work.scores, args))
     tasks.run_all(run, pending)
     for config in run.configs:
         gather(run, config)

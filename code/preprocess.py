@@ -1,4 +1,4 @@
-"""Stage 1: decode every clip once, trim it, and store samples, log-mels and global features."""
+"""Stage 1: decode every clip once, trim it, store samples and global features; then log-mels."""
 
 import sys
 from collections.abc import Iterator
@@ -6,13 +6,13 @@ from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pandas as pd
+from joblib.externals.loky import get_reusable_executor
 
 import messages
 from clips import prepare, store
 from clips.dataset import SPLITS, describe
 from clips.files import ClipFile
 from clips.prepare import PreparedClip
-from clips.store import ClipStore
 from messages import InputError, KilledProcess, first_few
 from runs import command_line, space, tasks
 from runs.run import REMEDY, Run, unreadable
@@ -34,8 +34,9 @@ def main(run: Run) -> None:
     for split in SPLITS:
         write_store(run, split)
     report_unreadable(run)
-    for split in ("curated", "test"):
-        write_views(run, split)
+    for split in SPLITS:
+        write_made_of_clips(run, split)
+    get_reusable_executor().shutdown()  # the memory of processes is known when they have ended
 
 
 def write_store(run: Run, split: str) -> None:
@@ -71,17 +72,24 @@ def prepared_clips(run: Run, files: list[ClipFile]) -> Iterator[PreparedClip]:
         yield from batch
 
 
-def write_views(run: Run, split: str) -> None:
-    """Write the log-mels that a split is scored from, unless they are there already."""
+def write_made_of_clips(run: Run, split: str) -> None:
+    """Write the log-mels that experiments take of a split, unless they are there already."""
     if not len(run.dataset[split]):
         return
-    clips = ClipStore(run.clips(split).record.parent, run.settings)
-    for config in run.distinct_views(split, run.scored_configs()):
-        result = run.views(split, config)
+    made = {
+        result.name: (result, config)
+        for config in run.scored_configs()
+        for result in run.made_of_clips(split, config)
+    }
+    for result, config in made.values():
         if run.is_pending(result):
             result.unseal()
-            path = result.path(".f32")
-            result.seal(store.write_views(clips, config, path, result.checkpoint, result.name))
+            (file,) = result.files
+            whole = file == ".f16"
+            write = store.write_log_mels if whole else store.write_views
+            clips = run.store(split, None if whole else config)
+            part = config, result.path(file), result.checkpoint, result.name
+            result.seal(write(clips, *part))
 
 
 def write_folds(run: Run) -> None:
@@ -112,7 +120,7 @@ def report_unreadable(run: Run) -> None:
     """Warn of unreadable test clips; stop at unreadable training clips, or say they are skipped."""
     failures = []
     for split in SPLITS:
-        clips = ClipStore(run.clips(split).record.parent, run.settings)
+        clips = run.store(split)
         if not clips.unreadable:
             continue
         if split == "test":

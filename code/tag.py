@@ -27,8 +27,7 @@ with own_modules.first():
 
 STDIN = "-"
 FILES_AT_ONCE, SECONDS_AT_ONCE = 16, 120  # of clips that are tagged together
-BAR_WIDTH = 30
-SHOWN_PER_WINDOW = 3
+PLACE = ("fname", "start", "end")  # columns of the table that are no classes
 SHORTEST, LONGEST = 0.01, 1e6  # window and hop, seconds
 
 
@@ -127,18 +126,43 @@ def tag_all(tagger, files: list[tuple[str, str]], window: float, hop: float) -> 
             yield tagged
 
 
+def best(tagger, scores: np.ndarray, top: int) -> dict[str, dict]:
+    """The likeliest tags, with `probability`, `present` and `score` each."""
+    probabilities = tagger.calibration.probabilities(scores)
+    present = dict(zip(tagger.classes, tagger.calibration.present(probabilities), strict=True))
+    scores = dict(zip(tagger.classes, scores, strict=True))
+    return {
+        tag: {
+            "probability": round(probability, 4),
+            "present": bool(present[tag]),
+            "score": round(float(scores[tag]), 4),
+        }
+        for tag, probability in tagger.ranked(probabilities, top).items()
+    }
+
+
+def segments(tagger, tagged: Tagged) -> list:
+    """Where tags are present; without a timeline, in the whole clip."""
+    return tagger.merged(tagged.windows or [(0.0, tagged.seconds, tagged.scores)])
+
+
 def as_text(tagger, tagged: Tagged, top: int) -> str:
-    """The best tags, with bars that a certain one fills; a line for each window."""
+    """The best tags, and whether they are present; of a timeline, a line for each segment."""
     lines = [f"{tagged.name}  ({tagged.seconds:.1f} s)"]
     width = max(map(len, tagger.classes))
-    bars = dict(zip(tagger.classes, tagger.certainty(tagged.scores) * BAR_WIDTH, strict=True))
-    for tag, score in tagger.ranked(tagged.scores, top).items():
-        lines.append(f"  {tag:{width}}  {score:.3f}  {'#' * round(bars[tag])}".rstrip())
-    for start, end, scores in tagged.windows:
-        best = tagger.ranked(scores, min(top, SHOWN_PER_WINDOW))
-        tags = "  ".join(f"{tag} {score:.2f}" for tag, score in best.items())
-        lines.append(f"  {clock(start)} - {clock(end)}  {tags}")
+    for tag, values in best(tagger, tagged.scores, top).items():
+        mark = "present" if values["present"] else ""
+        lines.append(f"  {tag:{width}}  {percent(values['probability']):>6}  {mark}".rstrip())
+    if tagged.windows:
+        for start, end, tag, probability in segments(tagger, tagged):
+            lines.append(f"  {clock(start)} - {clock(end)}  {tag} {percent(probability)}")
     return "\n".join(lines)
+
+
+def percent(probability: float) -> str:
+    """0.974 -> "97 %"; nothing is certain."""
+    limits = "> 99 %" if probability > 0.99 else "< 1 %" if probability < 0.01 else ""
+    return limits or f"{100 * probability:.0f} %"
 
 
 def clock(seconds: float) -> str:
@@ -148,23 +172,30 @@ def clock(seconds: float) -> str:
 
 
 def as_json(tagger, tagged: Tagged, top: int) -> dict:
-    """`file`, and `error` or `seconds`, `tags` (the best, with scores) and `windows`."""
+    """`file`, and `error` or `seconds`, `tags` (the best), `windows` and `segments`."""
     if tagged.error:
         return {"file": tagged.name, "error": tagged.error}
+    whole = {"file": tagged.name, "seconds": round(tagged.seconds, 3)}
+    whole["tags"] = best(tagger, tagged.scores, top)
+    if tagged.windows:
+        whole["windows"] = [
+            {"start": round(start, 3), "end": round(end, 3), "tags": best(tagger, scores, top)}
+            for start, end, scores in tagged.windows
+        ]
+        whole["segments"] = [
+            {
+                "start": round(start, 3),
+                "end": round(end, 3),
+                "tag": tag,
+                "probability": round(probability, 4),
+            }
+            for start, end, tag, probability in segments(tagger, tagged)
+        ]
+    return whole
 
-    def best(scores):
-        return {tag: round(score, 4) for tag, score in tagger.ranked(scores, top).items()}
 
-    windows = [
-        {"start": round(start, 3), "end": round(end, 3), "tags": best(scores)}
-        for start, end, scores in tagged.windows
-    ]
-    whole = {"file": tagged.name, "seconds": round(tagged.seconds, 3), "tags": best(tagged.scores)}
-    return {**whole, "windows": windows} if windows else whole
-
-
-def require_writable(path: Path, clips: list[str]) -> None:
-    """Refuse a table's name before hours of work: no clip is to be overwritten.
+def require_writable(option: str, path: Path, clips: list[str]) -> None:
+    """Refuse a file's name before hours of work: no clip is to be overwritten.
 
     Raises
     ------
@@ -172,20 +203,81 @@ def require_writable(path: Path, clips: list[str]) -> None:
     """
     is_clip = path.exists() and any(os.path.exists(clip) and path.samefile(clip) for clip in clips)
     if path.suffix.lower() in AUDIO_SUFFIXES or is_clip:
-        raise InputError(f"--csv {path} would overwrite a clip: name the table first")
+        raise InputError(f"{option} {path} would overwrite a clip: name another file first")
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise InputError(f"--csv {path} cannot be written")
+        raise InputError(f"{option} {path} cannot be written")
 
 
-def write_csv(path: Path, tagged: list[Tagged], classes: list[str]) -> None:
-    """One row per file, and one per window: fname, start, end (seconds), then all classes."""
-    rows = []
+def label_files(path: Path, clips: list[str]) -> dict[str, Path]:
+    """The label file of each clip: one holds the labels of one, so several need a folder.
+
+    Raises
+    ------
+    InputError
+    """
+    if path.is_dir():
+        files = {clip: path / f"{Path(clip).name}.txt" for clip in clips}
+        names = [file.name for file in files.values()]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise InputError(
+                f"--labels {path}: {twice[0]} would be that of two clips: tag each alone"
+            )
+    elif len(clips) > 1:
+        raise InputError(
+            f"--labels {path}: a label file holds one clip, here are {len(clips)}: name a folder "
+            "that is there, for one file per clip"
+        )
+    else:
+        files = dict.fromkeys(clips, path)
+    for file in files.values():
+        require_writable("--labels", file, clips)
+    return files
+
+
+def write_labels(path: Path, segments: list) -> None:
+    """What Audacity imports as a label track: start, end (seconds) and tag, with tabs between."""
+    rows = [(start, end, " ".join(tag.split())) for start, end, tag, _ in segments]
+    lines = [f"{start:.6f}\t{end:.6f}\t{tag}\n" for start, end, tag in rows]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def write_csv(path: Path, tagger, tagged: list[Tagged]) -> None:
+    """One row per file, and one per window: fname, start, end (seconds), then the scores in columns
+    called as the classes; then `CLASS probability` of all, then `CLASS present`.
+    """
+    places, scores = [], []
     for one in tagged:
-        for start, end, scores in [(0.0, one.seconds, one.scores), *one.windows]:
-            rows.append((one.name, round(start, 3), round(end, 3), *scores))
-    table = pd.DataFrame(rows, columns=["fname", "start", "end", *classes])
+        for start, end, values in [(0.0, one.seconds, one.scores), *one.windows]:
+            places.append((one.name, round(start, 3), round(end, 3)))
+            scores.append(values)
+    scores = np.reshape(scores, (-1, len(tagger.classes)))
+    probabilities = tagger.calibration.probabilities(scores)
+    columns = table_columns(tagger.classes)
+    values = (scores, probabilities.round(6), tagger.calibration.present(probabilities))
+    table = pd.concat(
+        [
+            pd.DataFrame(places, columns=PLACE),
+            *(pd.DataFrame(v, columns=c) for v, c in zip(values, columns, strict=True)),
+        ],
+        axis=1,
+    )
     # Not beside it and renamed: it may be a link or a device.
     table.to_csv(path, index=False, errors="surrogateescape")
+
+
+def table_columns(classes: list[str]) -> tuple[list[str], list[str], list[str]]:
+    """Of scores, probabilities and presence. A class called as another column is gets " score"."""
+    probability, present = (
+        [f"{name} {kind}" for name in classes] for kind in ("probability", "present")
+    )
+    taken, score = {*PLACE, *probability, *present}, []
+    for name in classes:
+        column = name
+        while column in taken or (column != name and column in classes):
+            column += " score"
+        score.append(column)
+    return score, probability, present
 
 
 def seconds(text: str) -> float:
@@ -215,7 +307,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.add_argument(
-        "--csv", type=Path, metavar="OUT", help="write the scores of all classes to this file too"
+        "--csv", type=Path, metavar="OUT", help="write the values of all classes to this file too"
+    )
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="OUT.txt",
+        help="write where tags are present for Audacity; of several files, into this folder",
     )
     for name, default, what in (
         ("window", 5.0, "length of the timeline's windows, for files of more than two"),
@@ -234,8 +332,10 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> int:
     args = _parser().parse_args()
     files = find_files(args.files)
+    names = [name for name, _ in files]
     if args.csv:
-        require_writable(args.csv, [name for name, _ in files])
+        require_writable("--csv", args.csv, names)
+    labels = label_files(args.labels, names) if args.labels else {}
     tagger, done = start(args), []
     try:
         for tagged in tag_all(tagger, files, args.window, args.hop):
@@ -249,7 +349,7 @@ def main() -> int:
                 elif not tagged.error:
                     print(as_text(tagger, tagged, args.top), flush=True)
             except BrokenPipeError:  # as of `tag.py ... | head`: the table is still to be whole
-                if not args.csv:
+                if not args.csv and not labels:
                     raise
                 command_line.discard_output()
         if args.json:
@@ -257,7 +357,9 @@ def main() -> int:
     finally:
         readable = [tagged for tagged in done if not tagged.error]
         if args.csv:
-            write_csv(args.csv, readable, tagger.classes)
+            write_csv(args.csv, tagger, readable)
+        for tagged in readable if labels else ():
+            write_labels(labels[tagged.name], segments(tagger, tagged))
     return int(len(readable) < len(done))
 
 

@@ -11,7 +11,7 @@ def main(run: Run) -> None:
     run.require_clips("curated")
     run.examples("curated")
     run.clip_folds()
-    run.require_views("curated", run.configs)
+    run.require_made_of_clips("curated", run.configs)
     to_do = work.pretrainings(run) if tasks.in_one_go(run) else []
     upcoming = {task.result(run, *task.args).name: task.name for task in to_do}
     starts = {config: run.start(config) for config in run.configs}

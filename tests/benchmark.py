@@ -35,7 +35,7 @@ import config
 from clips.store import ClipStore
 from fast import precision
 from fast.layers import Conv2D, FusedBatchNormalization
-from solution.crops import VIEWS, Examples, prefetch, training_batches
+from solution.crops import Examples, prefetch, training_batches
 from solution.features import PERCENTILES, global_features
 from solution.models import build_tagger, front_end
 from solution.scoring import Scorer
@@ -141,10 +141,10 @@ def prediction(n_folds=10, n_clips=5):
     kind = precision.resolve("auto")
     plain = stock(build_tagger(dataclasses.replace(V1MIX, precision="float32"), N_CLASSES))
     ours, to_decibels = Scorer(V1MIX, N_CLASSES), keras.Model(*front_end(V1MIX))
-    inputs = random_inputs(n_clips * VIEWS)
+    inputs = random_inputs(n_clips * V1MIX.n_views)
     clips = {name: inputs[name][:n_clips] for name in ("length", "global_feat")}
     decibels = to_decibels.predict_on_batch(inputs["audio"])
-    clips["views"] = decibels.reshape(n_clips, VIEWS, *decibels.shape[1:3])
+    clips["views"] = decibels.reshape(n_clips, V1MIX.n_views, *decibels.shape[1:3])
     seconds, once, reference, product = by_turns(
         lambda: ours.score(clips),
         lambda: to_decibels.predict_on_batch(inputs["audio"]),
@@ -152,7 +152,7 @@ def prediction(n_folds=10, n_clips=5):
         matrix_product(kind),
     )
     seconds += once / n_folds
-    crops = n_clips * VIEWS
+    crops = n_clips * V1MIX.n_views
     more = f"{reference / seconds:.2f}x, {share(GFLOP_FORWARD * crops, seconds, product)}"
     row(f"prediction v1mix, {kind}, 3-TTA", crops / seconds, crops / reference, "crops/s", more)
 
@@ -257,8 +257,7 @@ def pipeline(n_clips=160, n_epochs=8):
         )
         (small,) = config.experiments("small", ["v1mix"])
         labels = np.zeros((n_clips, N_CLASSES), np.int8)
-        settings = small.values(config.PREPROCESSING_SETTINGS)
-        store = ClipStore(root / "out" / "clips" / "curated", settings)
+        store = ClipStore(root / "out" / "clips" / "curated")
         examples = Examples(store, np.arange(n_clips), labels)
         model, clock = Learner(small, N_CLASSES).model, Clock()
         n_batches = n_clips // small.batch_size

@@ -1,14 +1,14 @@
 """What a setting does to scores: the same training with and without it, seed by seed.
 
-    .venv/bin/python tests/study.py INPUT OUTPUT --set schedule_decay=1.0 [--seeds 1,2,3]
+    .venv/bin/python tests/study.py INPUT OUTPUT [--only "no mixup,SpecAugment"] [--seeds 1,2,3]
 
-INPUT is a dataset, as for `run.sh`. Goes through the stages themselves, in OUTPUT: interrupted, the
-same command goes on. Ends with a table of scores, and of their differences where everything but
-the setting is the same.
+INPUT is a dataset, as for `run.sh`. Goes through the stages themselves, in OUTPUT, with settings
+files: interrupted, the same command goes on. Ends with a table of mean differences, each with its
+95 % interval, of seeds where everything else is the same.
 """
 
 import argparse
-import ast
+import json
 import sys
 from pathlib import Path
 
@@ -20,64 +20,129 @@ import fast  # noqa: F401
 import pandas as pd
 from scipy import stats
 
-import config
 import predict
 import preprocess
 import pretrain
 import train
 from clips import dataset
+from clips.tables import TABLES
+from fast import processes
 from solution import metrics
 from storage import read_scores
 
-PROFILE = "study"
+BASE, WITHOUT_NOISY = "as it is", "no pretraining"
 
 
-def run(root: Path, output: Path, options: list[str], settings: dict) -> None:
-    """All stages before stacking, with these settings."""
-    base = config.PROFILES["small"]
-    config.PROFILES[PROFILE] = config.Profile(("v1mix",), {**base.overrides, **settings})
-    for stage in (preprocess, pretrain, train, predict):
-        sys.argv = [stage.__name__, "--input", str(root), "--output", str(output)]
-        sys.argv += ["--profile", PROFILE, *options]
-        stage.main()
+def in_both(**schedule) -> dict:
+    """The same for pretraining and training."""
+    return {"pretraining": schedule, "training": schedule}
 
 
-def scores_of(output: Path, data: dataset.Dataset) -> dict[str, float]:
-    """lwlrap out of fold and of the test clips."""
-    found = {}
-    for part, split in (("oof", "curated"), ("test", "test")):
-        table = read_scores(output / "predictions" / "v1mix" / f"{part}.csv")
-        rows = pd.Index(data[split].fnames).get_indexer(table.index)
-        found[f"{part} lwlrap"] = metrics.lwlrap(data[split].labels[rows], table.to_numpy())
-    return found
+LOG_MELS = {"frontend": "logmel"}
+VARIANTS = {
+    BASE: {},
+    # What the authors say gains.
+    "no mixup": in_both(mixup_prob=0.0),
+    "no global features": {"global_features": False},
+    WITHOUT_NOISY: {},
+    "pooling max": {"pooling": ["max", "max"]},
+    "pooling ave": {"pooling": ["max", "ave"]},
+    "pooling avemax3": {"pooling": ["max", "avemax3"]},
+    "no length": {"clip_length": False},
+    "no label smoothing": {"label_smoothing": 0.0},
+    "one view": {"n_views": 1},
+    "squeeze-excite": {"squeeze_excite": True},
+    "cat": {"cat": True},
+    "MSC": {"stem": "msc"},
+    "hop 500": {"n_hop": 500},
+    "hop 512": {"n_hop": 512},
+    "Keras 3's Nadam": {"schedule_decay": 1.0},
+    # What they did not do.
+    "log-mels": LOG_MELS,
+    "SpecAugment": {**LOG_MELS, "masked_frames": 44, "masked_mels": 16},
+    "drawn mixup": {"mixup_beta": 0.5},
+    "twice the epochs": {
+        "pretraining": {"epochs": 24, "milestones": [12, 16, 20], "keep_from": 20},
+        "training": {"epochs": 40, "milestones": [20, 28, 34]},
+    },
+    "wider": {"block_filters": [32, 64, 128, 256], "stem_filters": 32},
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("input", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--set", required=True, metavar="SETTING=VALUE")
+    parser.add_argument("--only", default=",".join(VARIANTS), help=f"of {', '.join(VARIANTS)}")
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--folds", default="0")
+    parser.add_argument("--profile", default="small")
     args = parser.parse_args()
-    name, value = args.set.split("=")
-    data, rows = dataset.load(args.input), []
-    for seed in map(int, args.seeds.split(",")):
-        for setting in ({}, {name: ast.literal_eval(value)}):
-            what = args.set if setting else "as published"
-            output = args.output / f"{what.replace(' ', '-')}-{seed}"
-            output.mkdir(parents=True, exist_ok=True)
-            if not (output / "clips").exists():  # prepared once
-                (args.output / "clips").mkdir(exist_ok=True)
-                (output / "clips").symlink_to((args.output / "clips").resolve())
-            run(args.input, output, ["--folds", args.folds], {"seed": seed, **setting})
-            rows.append({"seed": seed, "setting": what, **scores_of(output, data)})
-    table = pd.DataFrame(rows).pivot(index="seed", columns="setting")
-    print(table.to_string(float_format="{:.4f}".format))
-    for score in ("oof lwlrap", "test lwlrap"):
-        difference = table[score][args.set] - table[score]["as published"]
-        half = stats.t.ppf(0.975, len(difference) - 1) * difference.sem()
-        print(f"{score}: {args.set} changes it by {difference.mean():+.4f} ± {half:.4f} (95 %)")
+    names, data = list(dict.fromkeys([BASE, *args.only.split(",")])), dataset.load(args.input)
+    rows = []
+    for seed in args.seeds.split(","):
+        for name in names:
+            output = args.output / f"{name.replace(' ', '-')}-{seed}"
+            root = args.input
+            if name == WITHOUT_NOISY:
+                root = without_noisy(args.input, args.output / "input")
+            options = ["--input", root, "--output", output, "--folds", args.folds]
+            options += ["--profile", args.profile, "--experiments", "v1mix"]
+            # In a process of its own, as Keras keeps the memory of every network.
+            processes.apart(run_stages, output, {**VARIANTS[name], "seed": int(seed)}, options)
+            rows.append({"seed": seed, "variant": name, **scores_of(output, data)})
+    print("\n" + differences(pd.DataFrame(rows), names).to_string())
+
+
+def run_stages(output: Path, settings: dict, options: list) -> None:
+    """All stages before stacking, with these settings; clips are prepared once for all."""
+    output.mkdir(parents=True, exist_ok=True)
+    if not (output / "clips").exists():
+        shared = output.parent / "clips"
+        shared.mkdir(exist_ok=True)
+        (output / "clips").symlink_to(shared.resolve())
+    (output / "settings.json").write_text(json.dumps(settings))
+    for stage in (preprocess, pretrain, train, predict):
+        sys.argv = [stage.__file__, *map(str, options), "--settings", f"{output}/settings.json"]
+        stage.main()
+
+
+def without_noisy(root: Path, folder: Path) -> Path:
+    """The same dataset by links, less the table of the noisy set."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in root.iterdir():
+        link = folder / path.name
+        if path.name not in TABLES["noisy"] and not link.exists():
+            link.symlink_to(path.resolve())
+    return folder
+
+
+def scores_of(output: Path, data: dataset.Dataset) -> dict[str, float]:
+    """lwlrap out of fold and of the test clips, and minutes of training."""
+    found, folder = {}, output / "predictions" / "v1mix"
+    for part, split in (("oof", "curated"), ("test", "test")):
+        table = read_scores(folder / f"{part}.csv")
+        rows = pd.Index(data[split].fnames).get_indexer(table.index)
+        found[part] = metrics.lwlrap(data[split].labels[rows], table.to_numpy())
+    histories = (output / "models" / "v1mix").glob("*.history.csv")
+    found["minutes"] = sum(pd.read_csv(path)["seconds"].sum() for path in histories) / 60
+    return found
+
+
+def differences(scores: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """Mean lwlrap of each variant, and how it differs from the base: mean and 95 % interval."""
+    table, n = scores.pivot(index="seed", columns="variant"), scores["seed"].nunique()
+    rows = {}
+    for name in names:
+        rows[name] = {"minutes": f"{table['minutes'][name].mean():.1f}"}
+        for part in ("oof", "test"):
+            by_seed = table[part][name] - table[part][BASE]
+            half = stats.t.ppf(0.975, n - 1) * by_seed.sem() if n > 1 else float("nan")
+            rows[name][part] = f"{table[part][name].mean():.4f}"
+            rows[name][f"{part}, difference"] = f"{by_seed.mean():+.4f} ± {half:.4f}"
+            if abs(by_seed.mean()) <= half:
+                rows[name][f"{part}, difference"] += " (noise)"
+    return pd.DataFrame(rows).T
 
 
 if __name__ == "__main__":

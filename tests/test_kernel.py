@@ -63,6 +63,10 @@ def test_it_is_the_same_ensemble(made, finished_run):
     scores = one.scores(noise, 44100)
     assert np.ptp(scores, axis=0).max() > 1e-5
     np.testing.assert_array_equal(scores, other.scores(noise, 44100))
+    np.testing.assert_array_equal(
+        one.probabilities(noise, 44100), other.probabilities(noise, 44100)
+    )
+    np.testing.assert_array_equal(one.thresholds, other.thresholds)
 
 
 class TestFolders:

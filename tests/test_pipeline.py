@@ -1,8 +1,9 @@
-"""All five stages on a tiny dataset, and what a user sees when something is missing or broken."""
+"""All stages on a tiny dataset, and what a user sees when something is missing or broken."""
 
 import dataclasses
 import errno
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -14,12 +15,9 @@ import pytest
 
 import config
 import ensemble
-import predict
-import pretrain
 import storage
-import train
 from conftest import run_of
-from runs import command_line, resume
+from runs import command_line, resume, work
 from solution import metrics
 from solution.training import Learner
 
@@ -74,12 +72,13 @@ def run(finished):
     return run_of(*finished[2])
 
 
-def trainings_of(work, run, tasks, monkeypatch):
+def trainings_of(function, run, tasks, monkeypatch):
     """What would be trained: (result, training) of each task."""
     found = []
     with monkeypatch.context() as patch:
         patch.setattr(resume, "complete", lambda *arguments: found.append(arguments[:2]))
-        work(run, tasks)
+        for task in tasks:
+            function(run, *task)
     return found
 
 
@@ -93,7 +92,7 @@ def test_networks_are_trained_on_the_other_folds_from_the_pretrained_weights(run
         original(learner, part, weights)
 
     monkeypatch.setattr(Learner, "restart", restart)
-    trainings = trainings_of(train.train_folds, run, tasks, monkeypatch)
+    trainings = trainings_of(work.train_fold, run, tasks, monkeypatch)
     pretrained = run.root / "models" / "v1mix" / "pretrained.weights.h5"
     assert starts == [(chosen, f"fold{fold}", pretrained) for chosen, fold in tasks]
     for (chosen, fold), (result, training) in zip(tasks, trainings, strict=True):
@@ -110,7 +109,7 @@ def test_networks_are_trained_on_the_other_folds_from_the_pretrained_weights(run
 def test_pretraining_is_on_the_noisy_clips_and_scored_on_the_curated_ones(run, monkeypatch):
     configs = run.pretrainings()
     assert [chosen.name for chosen in configs] == ["v1mix"]
-    ((_, training),) = trainings_of(pretrain.pretrain, run, configs, monkeypatch)
+    ((_, training),) = trainings_of(work.pretrain, run, [configs], monkeypatch)
     assert training.schedule == configs[0].pretraining
     for clips, split in ((training.examples, "noisy"), (training.validation, "curated")):
         assert clips.store.fnames == run.dataset[split].fnames
@@ -229,8 +228,36 @@ def test_other_clips_or_settings_are_not_taken_for_the_stored_ones(finished, run
         match=r"run preprocess again: clips/.*/store: made from something else \(clips changed",
     ):
         run_stage("train", "--input", other, *arguments[2:])
-    with pytest.raises(SystemExit, match=r"run preprocess again: .*settings.n_hop 1000 -> 500"):
-        run_stage("train", *arguments[:4], "--profile", "published")
+    (root / "low.json").write_text('{"sample_rate": 22050}')
+    low = ("--settings", root / "low.json")
+    with pytest.raises(SystemExit, match=r"again: .*settings.sample_rate 44100 -> 22050"):
+        run_stage("train", *arguments, *low)
+
+
+def test_another_front_end_takes_no_clip_anew(finished, run_stage, capsys):
+    root, _, arguments, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in (root / "out" / "clips").rglob("*.*")}
+    (root / "hop.json").write_text('{"n_hop": 2000}')
+    hop = ("--settings", root / "hop.json")
+    with pytest.raises(SystemExit, match=r"run preprocess first: no clips/curated/views-\w+ in"):
+        run_stage("train", *arguments, *hop)
+    run_stage("preprocess", *arguments, *hop)
+    after = {path: path.stat().st_mtime_ns for path in (root / "out" / "clips").rglob("*.*")}
+    assert before.items() <= after.items()
+    added = {path.suffix for path in after.keys() - before.keys()}
+    assert added == {".f32", ".json"}
+    capsys.readouterr()
+    run_stage("train", *arguments)
+    assert "models/v1mix/fold0: done already" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"run pretrain again: .*settings.n_hop 1000 -> 2000"):
+        run_stage("train", *arguments, *hop)
+
+
+def test_a_run_goes_to_another_process_whatever_was_asked_of_it(finished):
+    run = run_of(*finished[2])
+    run.clip_folds()
+    there = pickle.loads(pickle.dumps(run))
+    assert there.fold(there.configs[0], 0).fault() is None
 
 
 def test_one_experiment_and_one_fold_go_through_prediction_and_stacking(
@@ -254,7 +281,7 @@ def test_scores_that_are_no_numbers_reach_no_table(finished, run_stage, monkeypa
     _, _, arguments, _ = finished
     one = (*arguments, "--experiments", "v1mix", "--folds", "0")
     with monkeypatch.context() as patch:
-        patch.setattr(predict, "score_all", lambda *_: np.full((8, 3), np.nan))
+        patch.setattr(work, "score_all", lambda *_: np.full((8, 3), np.nan))
         with pytest.raises(SystemExit, match="v1mix fold 0 gives scores that are no numbers"):
             run_stage("predict", *one, "--force")
     with pytest.raises(SystemExit, match="run predict"):

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import config
 import kernel
+import search
 import tag
 from runs import command_line
 
-SCRIPTS = {"tag": tag._parser(), "kernel": kernel._parser()}
+SCRIPTS = {"tag": tag._parser(), "kernel": kernel._parser(), "search": search._parser()}
 PROJECT = Path(__file__).resolve().parent.parent
 README = (PROJECT / "README.md").read_text()
 

@@ -19,11 +19,12 @@ from messages import PipelineError
 from runs import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("preprocess", "pretrain", "train", "predict", "ensemble")
+STAGES = ("preprocess", "pretrain", "train", "predict", "ensemble", "report")
 OPTIONS = (
     "--input",
     "--output",
     "--profile",
+    "--settings",
     "--experiments",
     "--folds",
     "--skip-unreadable",
@@ -195,7 +196,7 @@ def test_every_shell_at_hand_runs_the_whole_pipeline(project, shell):
 def test_help_names_every_stage_and_option_and_installs_nothing(project):
     done = project.run("--help")
     assert done.returncode == 0
-    for word in STAGES + OPTIONS + ("published", "small", "demo", "test", "PYTHON="):
+    for word in STAGES + OPTIONS + ("search", "published", "small", "demo", "test", "PYTHON="):
         assert word in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
     assert project.run("train", "-h").stdout == done.stdout
@@ -241,7 +242,7 @@ def test_one_stage_runs_alone(project):
     assert project.logged(".py") == ["train.py [--experiments] [v1mix] [--folds] [0,1]"]
 
 
-@pytest.mark.parametrize("script", ["tag", "kernel"])
+@pytest.mark.parametrize("script", ["tag", "kernel", "search"])
 def test_scripts_get_the_rest_of_the_line_unchanged(project, script):
     done = project.run("--no-venv", script, "a b.wav", "--top", "3", "--help")
     assert done.returncode == 0, done.stderr
@@ -671,7 +672,7 @@ def test_no_venv_knows_packages_by_either_name(project):
 def test_no_venv_takes_kapre_without_the_versions_it_asks_for(project):
     (project.root / "requirements.txt").write_text("kapre==99\n")
     project.run("--no-venv", **hidden_packages(project))
-    command, pin, held = project.logged()[-8:-5]  # before the five stages
+    command, pin, held = project.logged()[-9:-6]  # before the six stages
     assert "--no-deps" in command
     assert (pin, held) == ("pin: kapre==99", "held: ")
 

@@ -21,6 +21,7 @@ import config
 from fast import precision
 from messages import InputError
 from tag import Tagger
+from trained import ensemble
 
 tag = importlib.import_module("tag")
 
@@ -61,6 +62,21 @@ def clip(root, number):
 
 def waveform(root, number):
     return sf.read(clip(root, number), dtype="float32")[0]
+
+
+def scores_of(tagged):
+    """By tag, of what --json says of a clip or window."""
+    return {tag: values["score"] for tag, values in tagged["tags"].items()}
+
+
+def stub(thresholds):
+    """A tagger without networks, of classes A, B ..., whose scores are probabilities."""
+    made = object.__new__(Tagger)
+    made.classes = list("ABCDEFG"[: len(thresholds)])
+    made.calibration = SimpleNamespace(
+        probabilities=np.asarray, present=lambda probabilities: probabilities >= thresholds
+    )
+    return made
 
 
 def table(path):
@@ -152,12 +168,44 @@ class TestTagger:
         np.testing.assert_array_equal(scores[0], scores[1])
         assert np.isfinite(tagger.scores([np.full(9000, np.nan, np.float32)], RATE)).all()
 
-    def test_certainty_goes_from_nothing_to_all(self, tagger):
-        n = len(tagger.classes)
-        nothing = tagger._ensemble.stack({"v1mix": np.zeros((1, n)), "max3exam": np.zeros((1, n))})
-        np.testing.assert_allclose(tagger.certainty(nothing[0]), 0, atol=1e-6)
-        surely = tagger._ensemble.stack({"v1mix": np.eye(n), "max3exam": np.eye(n)})
-        np.testing.assert_allclose(tagger.certainty(surely).diagonal(), 1, atol=1e-6)
+    def test_probabilities_are_those_of_its_own_kind_of_scores(self, tagger, root):
+        calibrations = ensemble.read(root / "out").calibrations
+        one = Tagger(root / "out", experiments="v1mix", folds=0)
+        for each, kind in ((tagger, "ensemble"), (one, "v1mix")):
+            waveforms = [waveform(root, 0), waveform(root, 1)]
+            expected = calibrations[kind].probabilities(each.scores(waveforms, RATE))
+            np.testing.assert_allclose(each.probabilities(waveforms, RATE), expected, **CLOSE)
+            np.testing.assert_array_equal(each.thresholds, calibrations[kind].thresholds)
+        assert np.abs(calibrations["v1mix"].offsets - calibrations["ensemble"].offsets).max() > 0.01
+
+    def test_windows_with_a_tag_are_joined_where_they_touch(self):
+        windows = [
+            (0.0, 5.0, [0.9, 0.1, 0.5]),
+            (2.5, 7.5, [0.8, 0.7, 0.4]),
+            (5.0, 10.0, [0.1, 0.1, 0.5]),  # touches the first, but C was not in the second
+            (20.0, 25.0, [0.6, 0.1, 0.5]),  # follows, but does not touch
+        ]
+        assert stub([0.5, 0.6, 0.5]).merged(windows) == [
+            (0.0, 5.0, "C", 0.5),
+            (0.0, 7.5, "A", 0.9),
+            (2.5, 7.5, "B", 0.7),
+            (5.0, 10.0, "C", 0.5),
+            (20.0, 25.0, "A", 0.6),
+            (20.0, 25.0, "C", 0.5),
+        ]
+        assert stub([0.5]).merged([]) == []
+
+    def test_segments_are_those_of_the_timeline(self, tagger, root):
+        joined = np.concatenate([waveform(root, 0), waveform(root, 1), waveform(root, 4)])
+        windows = tagger.timeline(joined, RATE, 0.25, 0.125)
+        segments = tagger.segments(joined, RATE, 0.25, 0.125)
+        assert segments == tagger.merged(windows)
+        probabilities = tagger.calibration.probabilities([scores for *_, scores in windows])
+        for (start, end, _), has_tag in zip(
+            windows, tagger.calibration.present(probabilities), strict=True
+        ):
+            inside = {one.tag for one in segments if one.start <= start and end <= one.end}
+            assert inside >= {tagger.classes[i] for i in np.flatnonzero(has_tag)}
 
     @pytest.mark.parametrize(
         ("seconds", "ends"),
@@ -208,7 +256,7 @@ def test_other_backends_of_keras_give_the_same_tags(root, tagger, backend):
     )
     (tagged,) = json.loads(done.stdout)
     expected = tagger.tag(waveform(root, 0), RATE)
-    assert tagged["tags"] == pytest.approx(expected, abs=2 * CLOSE["atol"])
+    assert scores_of(tagged) == pytest.approx(expected, abs=2 * CLOSE["atol"])
 
 
 def test_modules_of_the_same_name_are_told_apart(root, tmp_path):
@@ -243,10 +291,16 @@ class TestCommandLine:
             head, *lines = block.splitlines()
             wave = waveform(root, number)
             assert head == f"{clip(root, number)}  ({len(wave) / RATE:.1f} s)"
-            expected = list(tagger.tag(wave, RATE).items())[:2]
-            assert [line.split()[0] for line in lines] == [name for name, _ in expected]
-            assert [float(line.split()[1]) for line in lines] == pytest.approx(
-                [score for _, score in expected], abs=2e-3
+            probabilities = tagger.probabilities([wave], RATE)[0]
+            present = dict(
+                zip(tagger.classes, tagger.calibration.present(probabilities), strict=True)
+            )
+            expected = tagger.ranked(probabilities, 2)
+            said = [re.fullmatch(r"  (\S+) +(\d+) %(?:  (present))?", line) for line in lines]
+            assert [one[1] for one in said] == list(expected)
+            assert [bool(one[3]) for one in said] == [present[tag] for tag in expected]
+            assert [int(one[2]) / 100 for one in said] == pytest.approx(
+                list(expected.values()), abs=0.01 + CLOSE["atol"]
             )
 
     def test_unreadable_files_are_named_and_the_rest_goes_on(self, run_tag, root, tmp_path):
@@ -260,6 +314,7 @@ class TestCommandLine:
         assert [sorted(one)[0] for one in said] == ["error", "error", "error", "file"]
         assert said[3]["file"] == str(clip(root, 0))
         assert set(said[3]["tags"]) == {"Bark", "Meow", "Tick-tock"}
+        assert set(said[3]["tags"]["Bark"]) == {"probability", "present", "score"}
 
     def test_a_folder_stands_for_its_audio_files(self, run_tag, root, tmp_path):
         (tmp_path / "deep").mkdir()
@@ -297,15 +352,21 @@ class TestCommandLine:
         sf.write(tmp_path / "long.wav", joined, RATE)
         options = ("--window", "0.25", "--hop", "0.125")
         _, out, _ = run_tag(tmp_path / "long.wav", *options)
-        lines = re.findall(r"^  \d:\d\d\.\d - \d:\d\d\.\d  .*$", out, re.M)
+        lines = re.findall(r"^  \d:\d\d\.\d - \d:\d\d\.\d  \S+ [<> ]*\d+ %$", out, re.M)
         _, out, _ = run_tag(
             tmp_path / "long.wav", clip(root, 0), *options, "--json", "--csv", tmp_path / "o.csv"
         )
-        windows = json.loads(out)[0]["windows"]
-        assert len(windows) == len(lines) > 5
+        long, short = json.loads(out)
+        windows, segments = long["windows"], long["segments"]
+        assert len(windows) > 5
+        assert len(segments) == len(lines) > 0
+        assert "segments" not in short
         assert windows[-1]["end"] == pytest.approx(len(joined) / RATE, abs=1e-3)
         scores = table(tmp_path / "o.csv")
-        assert list(scores.columns) == ["start", "end", "Bark", "Meow", "Tick-tock"]
+        kinds = [
+            f"{name}{kind}" for kind in ("", " probability", " present") for name in tagger.classes
+        ]
+        assert list(scores.columns) == ["start", "end", *kinds]
         of_long = scores.loc[[str(tmp_path / "long.wav")]]
         assert len(of_long) == 1 + len(windows)
         assert of_long.iloc[0, :2].tolist() == [0, pytest.approx(len(joined) / RATE, abs=1e-3)]
@@ -314,7 +375,85 @@ class TestCommandLine:
         expected += [scores for _, _, scores in tagger.timeline(joined, RATE, 0.25, 0.125)]
         np.testing.assert_allclose(of_long[tagger.classes].to_numpy(), expected, **CLOSE)
         for window, scores in zip(windows, expected[1:], strict=True):
-            assert window["tags"] == pytest.approx(tagger.ranked(scores), abs=1e-4 + CLOSE["atol"])
+            assert scores_of(window) == pytest.approx(
+                tagger.ranked(scores), abs=1e-4 + CLOSE["atol"]
+            )
+        probabilities = tagger.calibration.probabilities(of_long[tagger.classes].to_numpy())
+        of_classes = of_long[[f"{name} probability" for name in tagger.classes]]
+        np.testing.assert_allclose(of_classes, probabilities, atol=1e-5)
+        of_classes = of_long[[f"{name} present" for name in tagger.classes]]
+        np.testing.assert_array_equal(of_classes, tagger.calibration.present(probabilities))
+        for segment in segments:
+            first = next(one for one in windows if one["start"] == segment["start"])
+            assert first["tags"][segment["tag"]]["present"]
+
+    def test_labels_are_what_audacity_imports(self, run_tag, root, tmp_path):
+        """Start, end and label between tabs: of one clip a file, of several a folder."""
+        run_tag(clip(root, 0), "--labels", tmp_path / "one.txt", "--json")
+        _, out, _ = run_tag(
+            clip(root, 0), clip(root, 2), clip(root, 1), "--json", "--labels", tmp_path
+        )
+        tagged = [one for one in json.loads(out) if "error" not in one]
+        files = [tmp_path / f"{Path(one['file']).name}.txt" for one in tagged]
+        assert sorted(tmp_path.iterdir()) == sorted([*files, tmp_path / "one.txt"])
+        assert (tmp_path / "one.txt").read_text() == files[0].read_text()
+        for one, file in zip(tagged, files, strict=True):
+            lines = [line.split("\t") for line in file.read_text().splitlines()]
+            present = [tag for tag, values in one["tags"].items() if values["present"]]
+            assert sorted(label for *_, label in lines) == sorted(present)
+            for start, end, _ in lines:
+                assert (float(start), float(end)) == (0, pytest.approx(one["seconds"], abs=1e-3))
+
+    def test_labels_overwrite_no_clip_and_no_other_clips_labels(self, run_tag, root, tmp_path):
+        (tmp_path / "other").mkdir()
+        for folder in (tmp_path, tmp_path / "other"):
+            shutil.copy(clip(root, 0), folder / "a.wav")
+        both = tmp_path / "a.wav", tmp_path / "other" / "a.wav"
+        with pytest.raises(InputError, match="would overwrite a clip"):
+            run_tag(both[0], "--labels", both[0])
+        with pytest.raises(InputError, match="holds one clip, here are 2: name a folder"):
+            run_tag(*both, "--labels", tmp_path / "a.txt")
+        with pytest.raises(InputError, match=r"a\.wav\.txt would be that of two clips"):
+            run_tag(*both, "--labels", tmp_path)
+        with pytest.raises(InputError, match="--labels .* cannot be written"):
+            run_tag(both[0], "--labels", tmp_path / "none" / "a.txt")
+        assert not list(tmp_path.rglob("*.txt"))
+
+    def test_line_breaks_and_tabs_in_tags_stay_out_of_labels(self, tmp_path):
+        tag.write_labels(tmp_path / "a.txt", [(0.0, 1.25, "a\tb\n c", 0.9), (1.25, 2, "für", 0.8)])
+        text = (tmp_path / "a.txt").read_text(encoding="utf-8")
+        assert text == "0.000000\t1.250000\ta b c\n1.250000\t2.000000\tfür\n"
+
+    def test_classes_called_as_columns_keep_apart(self, tmp_path):
+        """Ordinary ones have the column of their name, as they always had."""
+        classes = [
+            "start",
+            "fname",
+            "Bark",
+            "Bark present",
+            "end",
+            "start score",
+            "end probability",
+        ]
+        tagger = stub([0.5] * 7)
+        tagger.classes = classes
+        scores = np.linspace(0.2, 0.8, 7).astype(np.float32)
+        tag.write_csv(tmp_path / "o.csv", tagger, [tag.Tagged("a.wav", "", 2.0, scores)])
+        written = pd.read_csv(tmp_path / "o.csv", header=None)
+        header, row = written.to_numpy()
+        assert len(set(header)) == len(header) == 3 + 3 * 7
+        assert header[:10].tolist() == [
+            *("fname", "start", "end", "start score score", "fname score", "Bark"),
+            *("Bark present score", "end score", "start score", "end probability score"),
+        ]
+        assert row[:3].tolist() == ["a.wav", "0.0", "2.0"]
+        np.testing.assert_allclose(row[3:10].astype(float), scores, atol=1e-6)
+        assert header[-7:].tolist() == [f"{name} present" for name in classes]
+        assert row[-7:].tolist() == [str(score >= 0.5) for score in scores]
+
+    def test_percentages_are_never_certain(self):
+        said = [tag.percent(value) for value in (0, 0.0099, 0.01, 0.974, 0.99, 0.9999, 1)]
+        assert said == ["< 1 %", "< 1 %", "1 %", "97 %", "99 %", "> 99 %", "> 99 %"]
 
     def test_the_table_overwrites_no_clip_and_follows_links(
         self, run_tag, root, tmp_path, monkeypatch

@@ -1,4 +1,4 @@
-"""Clips made ready for the store: decoded, trimmed, with log-mel and global features; on all cores.
+"""Clips made ready for the store: decoded, trimmed, with global features; on all cores.
 
 `settings` are those that all of it depends on: `PREPROCESSING_SETTINGS` with their values.
 """
@@ -15,7 +15,7 @@ from clips.decoding import read_clip
 from clips.files import ClipFile
 from fast import processes
 from messages import UnreadableClip
-from solution import audio, logmel
+from solution import audio
 from solution.features import N_FEATURES, NUM_STEPS, global_features
 
 CLIPS_IN_ROUND = 64
@@ -29,7 +29,6 @@ class PreparedClip:
 
     samples: np.ndarray  # int16 (trimmed samples,)
     scale: float  # samples * scale is the waveform
-    logmel: np.ndarray  # float16 (frames, n_mels), dB
     features: np.ndarray  # float32 (128, 12)
     fault: str = ""
 
@@ -77,24 +76,21 @@ def prepare(clip: ClipFile, settings: dict) -> PreparedClip:
     try:
         with clip.open() as file:
             waveform = read_clip(file, settings["sample_rate"])
-        return prepare_waveform(waveform, settings)
+        return prepare_waveform(waveform)
     except UnreadableClip as error:
-        return silence(settings, str(error))
+        return silence(str(error))
     except MemoryError:
-        return silence(settings, "takes more memory than there is")
+        return silence("takes more memory than there is")
 
 
-def prepare_waveform(waveform: np.ndarray, settings: dict) -> PreparedClip:
-    """Global features, then trimming, then the log-mel of float32 (samples,)."""
+def prepare_waveform(waveform: np.ndarray) -> PreparedClip:
+    """Global features, then trimming of float32 (samples,)."""
     features = global_features(waveform)
-    trimmed = audio.trim(waveform)
-    decibels = logmel.log_mel(trimmed, **settings)
-    samples, scale = audio.to_int16(trimmed)
-    return PreparedClip(samples, scale, decibels.astype(np.float16), features)
+    samples, scale = audio.to_int16(audio.trim(waveform))
+    return PreparedClip(samples, scale, features)
 
 
-def silence(settings: dict, fault: str) -> PreparedClip:
+def silence(fault: str) -> PreparedClip:
     """A clip without samples: silence, at any length."""
-    samples, frames = np.empty(0, np.int16), np.empty((0, settings["n_mels"]), np.float16)
     features = np.zeros((NUM_STEPS, N_FEATURES), np.float32)
-    return PreparedClip(samples, audio.INT16_SCALE, frames, features, fault)
+    return PreparedClip(np.empty(0, np.int16), audio.INT16_SCALE, features, fault)

@@ -1,13 +1,16 @@
 """The clip store: what preprocess.py made of one split, in flat arrays.
 
     samples.i16   int16 (all samples,)            trimmed clips, one after the other
-    logmel.f16    float16 (all frames, mel bands) their log-mels, dB, not normalised
     features.f32  float32 (clips, 128, 12)        global features of the untrimmed clips
-    clips.csv     one row per clip: fname, where its samples and frames start, how many there are,
-                  its length, the scale of its samples, and why it could not be read, if so
+    clips.csv     one row per clip: fname, where its samples start, how many there are, its length,
+                  the scale of its samples, and why it could not be read, if so
     store.json    what it was made from (`runs`); written last, so without it nothing is whole
-    views-FRONTEND-CROPSAMPLES.f32
-                  float32 (clips, 3, frames, mel bands), the log-mels that scores are computed from
+
+and, made of it, for each front end and length of crops (in its place: a checksum of them)
+
+    views-WHICH.f32   float32 (clips, 3, frames, mel bands), what scores are computed from
+    logmel-WHICH.f16  float16 (all frames, mel bands), log-mels in dB, not normalised, from which
+                      networks with frontend="logmel" start
 
 The arrays are raw: rows in C order, without a header, as `np.fromfile` reads them. Memory does not
 grow with the number of clips: the writer appends, and each crop is read by itself. A few clips can
@@ -17,7 +20,9 @@ be held in memory instead (`in_memory`).
 import contextlib
 import csv
 import io
-from collections.abc import Callable
+import json
+import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +32,7 @@ import pandas as pd
 import messages
 import storage
 from clips.prepare import PreparedClip
-from config import Config
+from config import FRONT_END_SETTINGS, VIEW_SETTINGS, Config
 from solution import crops, logmel
 from solution.features import N_FEATURES, NUM_STEPS
 from storage import Checkpoint, written_whole
@@ -36,7 +41,7 @@ SECONDS_PER_LENGTH_UNIT = 10  # the length feature is in tens of seconds
 BATCH_CLIPS = 256  # after an interruption, they and what was being prepared are done again
 VIEWED_AT_ONCE = 8
 TABLE = "clips.csv"
-ARRAYS = ("samples.i16", "logmel.f16", "features.f32")
+ARRAYS = ("samples.i16", "features.f32")
 STORE_FILES = (*ARRAYS, TABLE)
 CSV_TYPES = {
     "dtype": {"fname": str, "fault": str},
@@ -51,20 +56,14 @@ class ClipRow(NamedTuple):
     fname: str
     first_sample: int
     n_samples: int
-    first_frame: int
-    n_frames: int
     length: float  # the trimmed length, in tens of seconds
     scale: float  # of the samples
     fault: str  # why it could not be read, or empty
 
 
-def array_layout(folder: Path, settings: dict) -> dict[Path, tuple[type, tuple[int, ...]]]:
+def array_layout(folder: Path) -> dict[Path, tuple[type, tuple[int, ...]]]:
     """The arrays of a store: their files, with dtype and shape of a row."""
-    kinds = (
-        (np.int16, ()),
-        (np.float16, (settings["n_mels"],)),
-        (np.float32, (NUM_STEPS, N_FEATURES)),
-    )
+    kinds = (np.int16, ()), (np.float32, (NUM_STEPS, N_FEATURES))
     return {folder / name: kind for name, kind in zip(ARRAYS, kinds, strict=True)}
 
 
@@ -86,7 +85,7 @@ class Writer:
     def __init__(self, folder: Path, settings: dict, checkpoint: Checkpoint):
         folder.mkdir(parents=True, exist_ok=True)
         self._path, self._settings, self._checkpoint = folder / TABLE, settings, checkpoint
-        layout = array_layout(folder, settings)
+        layout = array_layout(folder)
         self._arrays, saved = storage.open_appenders(layout, checkpoint)
         self._table = bytearray(saved["table"] if saved else _csv_line(ClipRow._fields))
 
@@ -94,10 +93,9 @@ class Writer:
         return len(self._arrays[-1])
 
     def append(self, fname: str, clip: PreparedClip) -> None:
-        samples, frames, features = self._arrays
+        samples, features = self._arrays
         features.append(clip.features[None])
-        first_sample, first_frame = samples.append(clip.samples), frames.append(clip.logmel)
-        self._table += _csv_line(_row(fname, clip, first_sample, first_frame, self._settings))
+        self._table += _csv_line(_row(fname, clip, samples.append(clip.samples), self._settings))
         if len(self) % BATCH_CLIPS == 0:
             self._commit()
 
@@ -127,12 +125,9 @@ def _csv_line(values: tuple) -> bytes:
     return text.getvalue().encode()
 
 
-def _row(
-    fname: str, clip: PreparedClip, first_sample: int, first_frame: int, settings: dict
-) -> ClipRow:
+def _row(fname: str, clip: PreparedClip, first_sample: int, settings: dict) -> ClipRow:
     length = len(clip.samples) / settings["sample_rate"] / SECONDS_PER_LENGTH_UNIT
-    where = (first_sample, len(clip.samples), first_frame, len(clip.logmel))
-    return ClipRow(fname, *where, length, clip.scale, clip.fault)
+    return ClipRow(fname, first_sample, len(clip.samples), length, clip.scale, clip.fault)
 
 
 class Clips:
@@ -141,7 +136,7 @@ class Clips:
     Parameters
     ----------
     table : DataFrame with the columns of `ClipRow`
-    samples, frames, features : the arrays of the store, or `storage.Rows` of them
+    samples, features : the arrays of the store, or `storage.Rows` of them
 
     Attributes
     ----------
@@ -149,19 +144,28 @@ class Clips:
     faults : list of str, one per clip: why it could not be read, or ""
     features : float32 (clips, 128, 12)
     lengths : float32 (clips,), trimmed length in tens of seconds
-    n_samples, n_frames : int (clips,)
+    n_samples : int (clips,)
+    n_frames : int (clips,), once there are log-mels
     """
 
-    def __init__(self, table: pd.DataFrame, samples, frames, features):
+    def __init__(self, table: pd.DataFrame, samples, features):
         self.fnames = list(table["fname"])
         self.faults = list(table["fault"])
-        self.features, self._samples, self._frames = features, samples, frames
+        self.features, self._samples = features, samples
         self._first_sample = table["first_sample"].to_numpy()
-        self._first_frame = table["first_frame"].to_numpy()
         self._scale = table["scale"].to_numpy(np.float32)
         self.n_samples = table["n_samples"].to_numpy()
-        self.n_frames = table["n_frames"].to_numpy()
         self.lengths = table["length"].to_numpy(np.float32)
+
+    def add_log_mels(self, frames, n_hop: int) -> None:
+        """The log-mels of all clips, one after the other: float16 (all frames, n_mels)."""
+        self._frames, self.n_frames = frames, -(-self.n_samples // n_hop)
+        self._first_frame = np.cumsum(self.n_frames) - self.n_frames
+
+    def log_mel(self, clip: int, config: Config) -> np.ndarray:
+        """Computes the log-mel of a whole clip: float16 (frames, n_mels)."""
+        waveform = self.waveform(clip, 0, self.n_samples[clip])
+        return logmel.log_mel(waveform, **config.values(FRONT_END_SETTINGS)).astype(np.float16)
 
     def __len__(self) -> int:
         return len(self.fnames)
@@ -190,60 +194,85 @@ class Clips:
 class ClipStore(Clips):
     """A store that `Writer` filled; what is asked for is read from its files."""
 
-    def __init__(self, folder: Path, settings: dict):
-        table = pd.read_csv(folder / TABLE, **CSV_TYPES)
-        layout = array_layout(folder, settings)
+    def __init__(self, folder: Path):
+        table, layout = pd.read_csv(folder / TABLE, **CSV_TYPES), array_layout(folder)
         super().__init__(table, *(storage.Rows(path, *kind) for path, kind in layout.items()))
 
 
 def in_memory(prepared: list[PreparedClip], settings: dict) -> Clips:
     """A few clips, at least one, without files; they are named by their number."""
-    rows, first_sample, first_frame = [], 0, 0
+    rows, first_sample = [], 0
     for number, clip in enumerate(prepared):
-        rows.append(_row(str(number), clip, first_sample, first_frame, settings))
-        first_sample, first_frame = first_sample + len(clip.samples), first_frame + len(clip.logmel)
-    samples, frames = (
-        np.concatenate([getattr(clip, name) for clip in prepared]) for name in ("samples", "logmel")
-    )
+        rows.append(_row(str(number), clip, first_sample, settings))
+        first_sample += len(clip.samples)
+    samples = np.concatenate([clip.samples for clip in prepared])
     features = np.stack([clip.features for clip in prepared])
-    return Clips(pd.DataFrame(rows, columns=ClipRow._fields), samples, frames, features)
+    return Clips(pd.DataFrame(rows, columns=ClipRow._fields), samples, features)
 
 
 def views_name(config: Config) -> str:
     """The file of a store's views; experiments that start from the same crops share it."""
-    return f"views-{config.frontend}-{config.crop_samples}.f32"
+    return f"views-{_checksum(config.values(VIEW_SETTINGS))}.f32"
+
+
+def log_mels_name(config: Config) -> str:
+    """The file of a store's log-mels; experiments with the same front end share it."""
+    return f"logmel-{_checksum(config.values(FRONT_END_SETTINGS))}.f16"
+
+
+def _checksum(settings: dict) -> str:
+    return f"{zlib.crc32(json.dumps(settings).encode()):08x}"
 
 
 def read_views(path: Path, config: Config) -> storage.Rows:
-    """What `write_views` wrote: float32 (clips, 3, frames, n_mels)."""
-    return storage.Rows(path, np.float32, (crops.VIEWS, config.crop_frames, config.n_mels))
+    """What `write_views` wrote: float32 (clips, n_views, frames, n_mels)."""
+    return storage.Rows(path, np.float32, (config.n_views, config.crop_frames, config.n_mels))
+
+
+def read_log_mels(path: Path, config: Config) -> storage.Rows:
+    """What `write_log_mels` wrote: float16 (all frames, n_mels)."""
+    return storage.Rows(path, np.float16, (config.n_mels,))
 
 
 def write_views(
-    store: Clips,
-    config: Config,
-    path: Path,
-    checkpoint: Checkpoint,
-    label: str,
-    is_late: Callable[[], bool] = lambda: False,
+    store: Clips, config: Config, path: Path, checkpoint: Checkpoint, label: str
 ) -> dict[Path, list]:
-    """Write `crops.views` of all clips of a store, or of the first ones until `is_late`.
+    """Write `crops.views` of all clips of a store, or of those after the checkpoint's.
 
-    Goes on after the clips of the checkpoint. Returns size and checksum of the file, as
-    `Result.seal` takes them.
+    Returns size and checksum of the file, as `Result.seal` takes them.
     """
-    shape = (crops.VIEWS, config.crop_frames, config.n_mels)
-    (array,), _ = storage.open_appenders({path: (np.float32, shape)}, checkpoint)
-    batches = crops.split(np.arange(len(array), len(store)), VIEWED_AT_ONCE)
-    with (
-        contextlib.closing(array),
-        messages.progress_bar(label, len(store), done=len(array)) as bar,
-    ):
-        for decibels in crops.prefetch(crops.views(store, batch, config) for batch in batches):
-            array.append(decibels)
-            bar.update(len(decibels))
-            if is_late():
-                break
+    kind = np.float32, (config.n_views, config.crop_frames, config.n_mels)
+
+    def parts(n_rows: int) -> Iterable[tuple[int, np.ndarray]]:
+        for batch in crops.split(np.arange(n_rows, len(store)), VIEWED_AT_ONCE):
+            yield batch[0], crops.views(store, batch, config)
+
+    return _write(path, kind, parts, checkpoint, label, len(store))
+
+
+def write_log_mels(
+    store: Clips, config: Config, path: Path, checkpoint: Checkpoint, label: str
+) -> dict[Path, list]:
+    """Write the log-mels of all clips of a store; otherwise as `write_views`."""
+    ends = np.cumsum(-(-store.n_samples // config.n_hop))
+
+    def parts(n_rows: int) -> Iterable[tuple[int, np.ndarray]]:
+        # Clips without samples have no rows: those at the end of what is there do no harm.
+        for clip in range(np.searchsorted(ends, n_rows, "right"), len(store)):
+            yield clip, store.log_mel(clip, config)
+
+    return _write(path, (np.float16, (config.n_mels,)), parts, checkpoint, label, len(store))
+
+
+def _write(
+    path: Path, kind: tuple, parts: Callable, checkpoint: Checkpoint, label: str, n_clips: int
+) -> dict[Path, list]:
+    """Append the parts, (first clip, rows) each, that come after the rows that are there."""
+    (array,), _ = storage.open_appenders({path: kind}, checkpoint)
+    with contextlib.closing(array), messages.progress_bar(label, n_clips) as bar:
+        for clip, rows in crops.prefetch(parts(len(array))):
+            array.append(rows)
+            bar.update(clip + 1 - bar.n)
             if checkpoint.is_due():
                 storage.commit([array], checkpoint)
         array.commit()

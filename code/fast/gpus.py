@@ -15,12 +15,23 @@ def visible() -> list[str]:
     if chosen is not None:  # as CUDA reads it: what follows -1 does not count
         names = (name.strip() for name in chosen.split(","))
         return list(itertools.takewhile(lambda name: name not in ("", "-1"), names))
-    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    return [line for line in _ask("index") if line.isdigit()]  # or "No devices were found"
+
+
+def names() -> list[str]:
+    """The models of the visible GPUs; of slices, which nvidia-smi does not name, their numbers."""
+    chosen = visible()
+    return chosen and (_ask("name", f"--id={','.join(chosen)}") or chosen)
+
+
+def _ask(field: str, *options: str) -> list[str]:
+    """What nvidia-smi says of each GPU; nothing where there is none."""
+    command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader", *options]
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
-    return [line for line in said.stdout.split() if line.isdigit()]  # or "No devices were found"
+    return [line.strip() for line in said.stdout.splitlines()]
 
 
 def capabilities() -> list[tuple[int, int]]:

@@ -4,11 +4,16 @@ One that is killed, for want of memory say, tells nobody. Those it started would
 next run, or wait for ever to hand over a result, with the memory of a TensorFlow or a decoder each.
 """
 
+import concurrent.futures.process
 import functools
+import multiprocessing
 import os
 import socket
 import threading
 import time
+from collections.abc import Callable
+
+from messages import KilledProcess
 
 Process = tuple[str, int]  # the machine's name, and the number there
 
@@ -31,6 +36,28 @@ def end_with(process: Process) -> None:
         threading.Thread(target=_watch, args=(number,), daemon=True).start()
     elif not _lives(number):  # it was killed before this process had begun
         os._exit(1)
+
+
+def apart(function: Callable, *arguments):
+    """`function(*arguments)` in a process of its own, with which its memory goes.
+
+    Raises
+    ------
+    KilledProcess
+        If the system ends it.
+    """
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, context, end_with, (this(),)) as executor:
+        future = executor.submit(function, *arguments)
+        try:
+            return future.result()
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise KilledProcess("a process that was trained in") from error
+        except BaseException:
+            if not future.done():  # an interruption of this process
+                for process in multiprocessing.active_children():
+                    process.terminate()
+            raise
 
 
 def _watch(parent: int) -> None:

@@ -17,6 +17,7 @@ import config
 from clips import dataset, demo
 from fast import gpus
 from messages import InputError, PipelineError
+from runs import costs, settings
 from runs.run import Run
 from storage import lock
 
@@ -27,7 +28,7 @@ MENDABLE = (  # what the system says about disks and folders
 )
 SHORT_OF_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError")  # TensorFlow's and PyTorch's
 SMALLER = "end other programs, take --profile small, or lower batch_size in code/config.py"
-STAGES = ("preprocess", "pretrain", "train", "predict", "ensemble")
+STAGES = ("preprocess", "pretrain", "train", "predict", "ensemble", "report")
 
 
 def prepare(args: argparse.Namespace) -> Run:
@@ -52,9 +53,14 @@ def prepare(args: argparse.Namespace) -> Run:
             raise InputError(f"there is no experiment {name!r}; there are {known}")
     # In the table's order, however they were named: the same experiments are the same ensemble.
     chosen = args.experiments or config.PROFILES[profile].experiments
-    configs = config.experiments(profile, [name for name in config.EXPERIMENTS if name in chosen])
-    sources = config.experiments(profile, [chosen.pretrained_by for chosen in configs])
-    _require_one_front_end([*configs, *sources])
+    chosen = [name for name in config.EXPERIMENTS if name in chosen]
+    overrides = settings.read(args.settings) if args.settings else {}
+    try:
+        configs = config.experiments(profile, chosen, overrides)
+    except ValueError as error:
+        raise InputError(f"{args.settings}: {error}") from error
+    sources = [chosen.pretrained_by for chosen in configs]
+    _require_common_settings(configs, config.experiments(profile, sources, overrides))
     n_folds = configs[0].n_folds
     for fold in args.folds or ():
         if not 0 <= fold < n_folds:
@@ -67,7 +73,7 @@ def prepare(args: argparse.Namespace) -> Run:
         if not root.is_dir():
             demo.make_demo_dataset(root)
     return Run(
-        *(dataset.load(root), args.output, profile, configs, folds),
+        *(dataset.load(root), args.output, profile, overrides, configs, folds),
         *(args.skip_unreadable, args.force, scheduler),
     )
 
@@ -80,33 +86,37 @@ def _scheduler(args: argparse.Namespace) -> dict:
 
 
 def require_backend(configs: list[config.Config]) -> None:
-    """Refuse experiments that Keras' backend cannot train, before work starts.
+    """Refuse experiments that Keras' backend cannot compute, before work starts.
 
     Raises
     ------
     InputError
         If one starts from waveforms and the backend is not TensorFlow.
     """
-    import keras  # here, not above: preprocessing does without
+    from solution.models import require_tensorflow  # here, not above: it imports Keras
 
     for chosen in configs:
-        if chosen.frontend == "waveform" and keras.backend.backend() != "tensorflow":
-            raise InputError(
-                f"{chosen.name} starts from waveforms, which takes TensorFlow: set "
-                "KERAS_BACKEND=tensorflow, or frontend='logmel' in code/config.py"
-            )
+        if chosen.frontend == "waveform":
+            try:
+                require_tensorflow(chosen)
+            except ValueError as error:
+                raise InputError(str(error)) from error
 
 
-def _require_one_front_end(configs: list[config.Config]) -> None:
-    """One output folder holds one clip store, with log-mels of one kind."""
-    for name in config.PREPROCESSING_SETTINGS:
-        values = {getattr(chosen, name): chosen.name for chosen in configs}
-        if len(values) > 1:
-            found = ", ".join(f"{value} in {chosen}" for value, chosen in values.items())
-            raise InputError(
-                f"experiments differ in {name} ({found}): give each an --output and a "
-                "pretraining (pretrained_by) of its own"
-            )
+def _require_common_settings(configs: list[config.Config], sources: list[config.Config]) -> None:
+    """One output folder holds one clip store; a network goes on from the log-mels it has seen."""
+    shared = [(config.PREPROCESSING_SETTINGS, [*configs, *sources], "an --output")]
+    learned = (*config.FRONT_END_SETTINGS, "trainable_kernel", "trainable_fb")
+    pairs = zip(configs, sources, strict=True)
+    shared += [(learned, pair, "a pretraining (pretrained_by)") for pair in pairs]
+    for names_shared, alike, remedy in shared:
+        for name in names_shared:
+            values = {getattr(chosen, name): chosen.name for chosen in alike}
+            if len(values) > 1:
+                found = ", ".join(f"{value} in {chosen}" for value, chosen in values.items())
+                raise InputError(
+                    f"experiments differ in {name} ({found}): give each {remedy} of its own"
+                )
 
 
 def names(text: str) -> list[str]:
@@ -128,6 +138,12 @@ def _parser(description: str) -> argparse.ArgumentParser:
         "--profile",
         choices=config.PROFILES,
         help="table of settings (default: published, or demo where input/ holds no dataset)",
+    )
+    parser.add_argument(
+        "--settings",
+        type=Path,
+        metavar="FILE",
+        help="JSON of settings that differ from the profile's, as search writes it",
     )
     add_output_option(parser, "where results go")
     add_choice_options(parser, experiments="the profile's")
@@ -183,15 +199,28 @@ def stage(main: Callable[[Run], None]) -> Callable[[], None]:
 
     @functools.wraps(main)
     def run_stage() -> None:
-        args = _parser(sys.modules[main.__module__].__doc__).parse_args()
-        without = " without --force" if args.force else ""
-        with (
-            errors_in_one_line(f"the same command{without} goes on from here", SMALLER),
-            locked(args.output),
-        ):
-            main(prepare(args))
+        module = sys.modules[main.__module__]
+        start(_parser(module.__doc__), Path(module.__file__).stem, lambda run, args: main(run))
 
     return run_stage
+
+
+def start(
+    parser: argparse.ArgumentParser, name: str, main: Callable[[Run, argparse.Namespace], None]
+) -> None:
+    """Call `main` with what the command line asks for, while the output folder is held.
+
+    name : of the stage, under which its costs are noted
+    """
+    args = parser.parse_args()
+    without = " without --force" if args.force else ""
+    with (
+        errors_in_one_line(f"the same command{without} goes on from here", SMALLER),
+        locked(args.output),
+    ):
+        run = prepare(args)
+        with costs.recorded(run, name):
+            main(run, args)
 
 
 @contextlib.contextmanager

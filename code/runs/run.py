@@ -2,12 +2,14 @@
 
 In the output folder:
 
-clips/{curated,noisy,test}/    the clip stores, and the log-mels that clips are scored from
+clips/{curated,noisy,test}/    the clip stores, and log-mels of them, by front end
 folds.csv                      fname,fold: the one fold table
 models/EXPERIMENT/             weights, histories, out-of-fold and test scores, one set per fold
 predictions/EXPERIMENT/        oof.csv and test.csv, shaped like a submission
 stacker/                       weights of the stackers, one per fold
-submission.csv  oof.csv  scores.csv  per_class.csv
+submission.csv  oof.csv  scores.csv  per_class.csv  calibration.csv
+report.html  suspects.csv
+stages.csv                     what each stage cost; not a result
 trained.json                   what was trained, for tag.py and kernel.py
 kaggle/{dataset,kernel}/       what kernel.py makes for upload
 """
@@ -21,9 +23,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clips.dataset import Dataset
-from clips.store import STORE_FILES, ClipStore, read_views, views_name
+from clips.dataset import SPLITS, Dataset
+from clips.store import (
+    STORE_FILES,
+    ClipStore,
+    log_mels_name,
+    read_log_mels,
+    read_views,
+    views_name,
+)
 from config import (
+    FRONT_END_SETTINGS,
     PREPROCESSING_SETTINGS,
     STACKING_SETTINGS,
     TRAINING_SETTINGS,
@@ -33,7 +43,7 @@ from config import (
 )
 from messages import InputError, first_few
 from runs.results import Result, fingerprint
-from solution.crops import Examples
+from solution.crops import Examples, Views
 
 REMEDY = "Mend them or take them out of the table, or leave them out with --skip-unreadable"
 
@@ -45,6 +55,7 @@ class Run:
     dataset: Dataset  # the user's clips and labels
     root: Path  # the output folder
     profile: str  # its name
+    overrides: dict  # what a settings file changes of it
     configs: list[Config]  # one per experiment
     folds: list[int]  # to work on
     skip_unreadable: bool = False  # leave out training clips that cannot be read
@@ -80,11 +91,29 @@ class Run:
         return self.result(f"clips/{split}/store", "preprocess", STORE_FILES, **source)
 
     @functools.cache  # noqa: B019
+    def log_mels(self, split: str, config: Config) -> Result:
+        """What training and views start from, where that is no waveform."""
+        settings = config.values(FRONT_END_SETTINGS)
+        return self._of_clips(split, log_mels_name(config), self.clips(split), settings)
+
+    @functools.cache  # noqa: B019
     def views(self, split: str, config: Config) -> Result:
         """The log-mels that a split is scored from; experiments with the same crops share them."""
-        name, suffix = os.path.splitext(views_name(config))
-        settings, of = config.values(VIEW_SETTINGS), [self.clips(split)]
-        return self.result(f"clips/{split}/{name}", "preprocess", (suffix,), of, settings=settings)
+        stored = config.frontend == "logmel"
+        of = self.log_mels(split, config) if stored else self.clips(split)
+        return self._of_clips(split, views_name(config), of, config.values(VIEW_SETTINGS))
+
+    def _of_clips(self, split: str, file: str, of: Result, settings: dict) -> Result:
+        name, suffix = os.path.splitext(file)
+        name = f"clips/{split}/{name}"
+        return self.result(name, "preprocess", (suffix,), [of], settings=settings)
+
+    def made_of_clips(self, split: str, config: Config) -> list[Result]:
+        """What an experiment takes of a split beside its clip store, in the order of making it."""
+        made = [self.log_mels(split, config)] if config.frontend == "logmel" else []
+        if split != "noisy" and not config.trains_front_end:
+            made.append(self.views(split, config))
+        return made
 
     @functools.cached_property
     def fold_table(self) -> Result:
@@ -101,9 +130,8 @@ class Run:
     @functools.cache  # noqa: B019
     def pretrained(self, config: Config) -> Result:
         labels = fingerprint(self.dataset["noisy"].labels.tobytes())
-        return self._training(
-            config, "pretrained", "pretrain", [self.clips("noisy")], noisy_labels=labels
-        )
+        of = [self.clips("noisy"), *self.made_of_clips("noisy", config)]
+        return self._training(config, "pretrained", "pretrain", of, noisy_labels=labels)
 
     @functools.cache  # noqa: B019
     def fold(self, config: Config, fold: int) -> Result:
@@ -118,7 +146,7 @@ class Run:
             f"models/{config.name}/{part}",
             made_by,
             (".weights.h5", ".scores.csv", ".history.csv"),
-            [self.clips("curated"), self.views("curated", config), *of],
+            [self.clips("curated"), *self.made_of_clips("curated", config), *of],
             settings=config.values(TRAINING_SETTINGS) | {"schedule": dataclasses.asdict(schedule)},
             classes=fingerprint(self.dataset.classes),
             curated_labels=fingerprint(curated.labels.tobytes()),
@@ -127,8 +155,9 @@ class Run:
 
     @functools.cache  # noqa: B019
     def test_scores(self, config: Config, fold: int) -> Result:
-        name, of = f"models/{config.name}/fold{fold}.test", [self.fold(config, fold)]
-        return self.result(name, "predict", (".csv",), [*of, self.views("test", config)])
+        name, of = f"models/{config.name}/fold{fold}.test", self.made_of_clips("test", config)
+        of = [self.fold(config, fold), self.clips("test"), *of]
+        return self.result(name, "predict", (".csv",), of)
 
     @functools.cache  # noqa: B019
     def predictions(self, config: Config) -> Result:
@@ -146,6 +175,7 @@ class Run:
         if test.labels is not None:
             usage = "" if test.usage is None else "".join(test.usage)
             source["test_labels"] = fingerprint(test.labels.tobytes(), usage)
+            files += ("calibration.csv",) if len(test) else ()
         return self.result(
             "ensemble",
             "ensemble",
@@ -155,6 +185,33 @@ class Run:
             settings=config.values(STACKING_SETTINGS),
             labels=fingerprint(self.dataset["curated"].labels.tobytes()),
             **source,
+        )
+
+    @functools.cached_property
+    def noisy_scores(self) -> Result | None:
+        """One network's scores of the noisy clips, which show labels that look wrong."""
+        if not len(self.dataset["noisy"]):
+            return None
+        config, fold = self.noisy_scorer
+        name, of = f"models/{config.name}/fold{fold}.noisy", [self.fold(config, fold)]
+        of += [self.clips("noisy"), *self.made_of_clips("noisy", config)]
+        return self.result(name, "predict", (".csv",), of)
+
+    @property
+    def noisy_scorer(self) -> tuple[Config, int]:
+        """The experiment and the fold of that network."""
+        return max(self.configs, key=lambda config: config.stack_weight), self.folds[0]
+
+    @functools.cached_property
+    def report(self) -> Result:
+        splits = [self.dataset[split] for split in SPLITS]
+        labels = [b"" if split.labels is None else split.labels.tobytes() for split in splits]
+        return self.result(
+            "report",
+            "report",
+            (".html", "suspects.csv"),
+            [self.ensemble, *filter(None, [self.noisy_scores])],
+            labels=fingerprint(*labels),
         )
 
     # --- what is in them --------------------------------------------------------------------------
@@ -183,30 +240,42 @@ class Run:
         for split in splits:
             self.clips(split).require()
 
-    def require_views(self, split: str, configs: list[Config]) -> None:
-        """Check what these are scored from, as `require_clips`; what they share once."""
-        for config in self.distinct_views(split, configs):
-            self.views(split, config).require()
+    def require_made_of_clips(self, split: str, configs: list[Config]) -> None:
+        """Check what these take of a split beside its store, as `require_clips`; each once."""
+        made = [result for config in configs for result in self.made_of_clips(split, config)]
+        for result in {result.name: result for result in made}.values():
+            result.require()
 
-    def distinct_views(self, split: str, configs: list[Config]) -> list[Config]:
-        """One experiment for each file of views that these are scored from."""
-        return [*{self.views(split, config).name: config for config in configs}.values()]
+    def store(self, split: str, config: Config | None = None) -> ClipStore:
+        """The clips of a split, with log-mels where this experiment starts from them."""
+        store = ClipStore(self.clips(split).record.parent)
+        if config and config.frontend == "logmel":
+            path = self.log_mels(split, config).path(".f16")
+            store.add_log_mels(read_log_mels(path, config), config.n_hop)
+        return store
 
-    def examples(self, split: str, config: Config | None = None) -> Examples:
-        """All readable clips of a split, from the store; with a config, also their views.
+    def examples(
+        self, split: str, config: Config | None = None, stored_views: bool = True
+    ) -> Examples:
+        """All readable clips of a split; with a config, as that takes them.
+
+        stored_views : read views that preprocessing made, or make them when they are asked for
 
         Raises
         ------
         InputError
             If training clips could not be read, and were not to be skipped.
         """
-        store = ClipStore(self.clips(split).record.parent, self.settings)
+        store, views = self.store(split, config), None
         readable = np.array([not fault for fault in store.faults], bool)
         if split == "test":  # a submission has all rows: such a clip counts as silence
             readable[:] = True
         elif not readable.all() and not self.skip_unreadable:
             raise InputError(f"{unreadable(store, split)}. {REMEDY}")
-        views = config and read_views(self.views(split, config).path(".f32"), config)
+        if config:  # those of noisy clips are taken once, if at all
+            stored = stored_views and split != "noisy" and not config.trains_front_end
+            path = stored and self.views(split, config).path(".f32")
+            views = read_views(path, config) if stored else Views(store, config)
         return Examples(store, np.flatnonzero(readable), self.dataset[split].labels, views)
 
     def clip_folds(self) -> np.ndarray:
@@ -217,7 +286,7 @@ class Run:
     def pretrainings(self) -> list[Config]:
         """The experiments whose pretraining the chosen ones start from, each once."""
         names = dict.fromkeys(config.pretrained_by for config in self.configs)
-        return experiments(self.profile, list(names))
+        return experiments(self.profile, list(names), self.overrides)
 
     def scored_configs(self) -> list[Config]:
         """The chosen experiments, and those that they start from."""
@@ -227,7 +296,7 @@ class Run:
         """The pretraining of an experiment; None where there is no noisy set to pretrain on."""
         if not len(self.dataset["noisy"]):
             return None
-        (pretrained_by,) = experiments(self.profile, [config.pretrained_by])
+        (pretrained_by,) = experiments(self.profile, [config.pretrained_by], self.overrides)
         return self.pretrained(pretrained_by)
 
 

@@ -8,16 +8,16 @@ import sys
 from clips.dataset import SPLITS
 from clips.decoding import NOT_DECODED, duration
 from clips.files import ClipFile
+from clips.store import log_mels_name, views_name
 from config import Config
 from fast import gpus
 from messages import PipelineError, UnreadableClip
 from runs.run import Run
-from solution.crops import VIEWS
 from solution.features import N_FEATURES, NUM_STEPS
 
 SAMPLED_CLIPS = 32
 LONGEST = 1e6  # seconds; headers that say more lie, as those of FLAC files that were streamed
-RESERVE = 50_000_000  # histories and what else is small
+RESERVE = 75_000_000  # the report, histories and what else is small
 SCORE_BYTES = 12  # one score in a CSV file
 # Memory of training on a CPU in float32, as measured: BASE_MEMORY is TensorFlow's; there are
 # COPIES_OF_WEIGHTS of these; each clip takes CLIP_MEMORY for waveform and spectrum, and COPIES of
@@ -47,10 +47,14 @@ def needed_bytes(run: Run) -> float:
     needed = training_bytes(run.configs, run.pretrainings(), len(run.folds)) + RESERVE
     needed += sum(store_bytes(run.dataset[split].files, run.configs[0]) for split in SPLITS)
     n_scored = len(run.dataset["test"]) + len(run.dataset["curated"])
-    kinds = run.distinct_views("test", run.scored_configs())
-    needed += sum(views_bytes(n_scored, config) for config in kinds)
-    n_tables = len(run.configs) * (len(run.folds) + 2)
-    return needed + SCORE_BYTES * n_tables * n_scored * len(run.dataset.classes)
+    configs = run.scored_configs()
+    scored = {views_name(config): config for config in configs if not config.trains_front_end}
+    needed += sum(views_bytes(n_scored, config) for config in scored.values())
+    stored = {log_mels_name(config): config for config in configs if config.frontend == "logmel"}
+    for config in stored.values():
+        needed += sum(log_mels_bytes(run.dataset[split].files, config) for split in SPLITS)
+    n_rows = len(run.configs) * (len(run.folds) + 2) * n_scored + len(run.dataset["noisy"])
+    return needed + SCORE_BYTES * n_rows * len(run.dataset.classes)
 
 
 def present_bytes(run: Run) -> int:
@@ -77,19 +81,24 @@ def report_memory(run: Run) -> None:
 
 
 def store_bytes(files: list[ClipFile], config: Config) -> float:
-    """Size of the clip store of these files, from the lengths of some of them, before trimming."""
-    if not files:
-        return 0.0
+    """Size of the clip store of these files: int16 samples, float32 features."""
+    return 2 * config.sample_rate * _total_seconds(files) + len(files) * 4 * NUM_STEPS * N_FEATURES
+
+
+def log_mels_bytes(files: list[ClipFile], config: Config) -> float:
+    """Size of the stored log-mels of these files, float16: one frame per hop."""
+    return 2 * config.n_mels * config.sample_rate / config.n_hop * _total_seconds(files)
+
+
+def _total_seconds(files: list[ClipFile]) -> float:
+    """Length of these files before trimming, from that of some of them."""
     sampled = files[:: max(1, len(files) // SAMPLED_CLIPS)]
-    seconds = sum(_seconds(file) for file in sampled) / len(sampled)
-    # int16 samples, and float16 log-mels: one frame per hop.
-    per_second = config.sample_rate * 2 * (1 + config.n_mels / config.n_hop)
-    return len(files) * (seconds * per_second + 4 * NUM_STEPS * N_FEATURES)
+    return len(files) * sum(map(_seconds, sampled)) / max(len(sampled), 1)
 
 
 def views_bytes(n_clips: int, config: Config) -> float:
     """Size of the log-mels that so many clips are scored from."""
-    return 4.0 * n_clips * VIEWS * config.crop_frames * config.n_mels
+    return 4.0 * n_clips * config.n_views * config.crop_frames * config.n_mels
 
 
 def _seconds(file: ClipFile) -> float:

@@ -9,6 +9,7 @@ import messages
 from config import Config
 from messages import InputError, PipelineError
 from runs import resume
+from runs.results import Result
 from runs.run import Run
 from runs.tasks import Task
 from solution.crops import Examples
@@ -46,7 +47,8 @@ def pretrainings(run: Run) -> list[Task]:
     if not len(curated):
         raise InputError("no curated clip can be read: mend them, as there is nothing to train on")
     pending = [config for config in run.pretrainings() if run.is_pending(run.pretrained(config))]
-    run.require_views("curated", pending)
+    for split in ("noisy", "curated"):
+        run.require_made_of_clips(split, pending)
     return [
         Task(f"{config.name} pretrained", pretrain, Run.pretrained, (config,)) for config in pending
     ]
@@ -58,7 +60,7 @@ def pretrain(run: Run, config: Config) -> None:
     training = Training(
         _learner(config, len(classes)),
         "pretrained",
-        run.examples("noisy"),
+        run.examples("noisy", config),
         _examples(run, "curated", config),
         config.pretraining,
         watch=resume.watch,
@@ -82,20 +84,26 @@ def train_fold(run: Run, config: Config, fold: int) -> None:
     resume.complete(run.fold(config, fold), training, classes)
 
 
-def predict_fold(run: Run, config: Config, fold: int) -> None:
-    """Score the test clips with the network of a fold."""
-    classes, result = run.dataset.classes, run.test_scores(config, fold)
-    scorer, test = _scorer(config, len(classes)), _examples(run, "test", config)
+def scores(run: Run, config: Config, fold: int, split: str) -> Result:
+    """What `predict_fold` makes."""
+    return run.test_scores(config, fold) if split == "test" else run.noisy_scores
+
+
+def predict_fold(run: Run, config: Config, fold: int, split: str) -> None:
+    """Score the clips of a split with the network of a fold."""
+    classes, result = run.dataset.classes, scores(run, config, fold, split)
+    scorer, clips = _scorer(config, len(classes)), _examples(run, split, config)
     result.unseal()
     scorer.load_weights(run.fold(config, fold).path(".weights.h5"))
-    label = f"{config.name} fold {fold}"
-    scores = score_all(scorer, test, label, result.checkpoint)
-    if not np.isfinite(scores).all():
+    label = f"{config.name} fold {fold}" + " on noisy clips" * (split == "noisy")
+    found = score_all(scorer, clips, label, result.checkpoint)
+    if not np.isfinite(found).all():
         raise PipelineError(
             f"{label} gives scores that are no numbers: train it again with "
             "precision='float32' in code/config.py"
         )
-    write_scores(result.path(".csv"), test.store.fnames, classes, scores)
+    fnames = [clips.store.fnames[clip] for clip in clips.clips]
+    write_scores(result.path(".csv"), fnames, classes, found)
     result.seal()
 
 

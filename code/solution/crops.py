@@ -12,10 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
-from config import PREPROCESSING_SETTINGS, Config, Schedule
+from config import FRONT_END_SETTINGS, Config, Schedule
 from solution import logmel
-
-VIEWS = 3
 
 
 class Clips(Protocol):
@@ -41,7 +39,7 @@ class Examples:
     store: Clips
     clips: np.ndarray  # int (n,), which clips of the store
     labels: np.ndarray | None  # multi-hot int8 (all clips, classes), None where unknown
-    views: Sequence | None = None  # float32 (all clips, 3, frames, n_mels)
+    views: Sequence | None = None  # of all clips, as `views` gives them
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -68,7 +66,7 @@ def smooth_labels(labels: np.ndarray, amount: float) -> np.ndarray:
 def mixup(
     sound: np.ndarray, labels: np.ndarray, config: Config, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mix a batch with a permutation of itself, at a fixed rate.
+    """Mix a batch with a permutation of itself.
 
     Parameters
     ----------
@@ -77,13 +75,34 @@ def mixup(
 
     References
     ----------
-    Zhang et al.: mixup: Beyond empirical risk minimization, ICLR 2018; here with the rate fixed.
+    Zhang et al.: mixup: Beyond empirical risk minimization, ICLR 2018. Published setting: the rate
+    is fixed.
     """
     other, rate = rng.permutation(len(sound)), config.mixup_rate
+    if config.mixup_beta is not None:
+        rate = rng.beta(config.mixup_beta, config.mixup_beta)
     labels = rate * labels + (1 - rate) * labels[other]
     if config.frontend == "logmel":
         return logmel.mix_powers(sound, sound[other], rate), labels
     return rate * sound + (1 - rate) * sound[other], labels
+
+
+def mask(decibels: np.ndarray, config: Config, rng: np.random.Generator) -> None:
+    """Silence, in each crop, some frames and some mel bands, in place: (batch, frames, n_mels).
+
+    References
+    ----------
+    Park et al.: SpecAugment, Interspeech 2019. Published setting: none.
+    """
+    n_frames, n_mels = decibels.shape[1:]
+    for crop in decibels:
+        for rows, n, most in (
+            (crop, n_frames, config.masked_frames),
+            (crop.T, n_mels, config.masked_mels),
+        ):
+            width = rng.integers(0, most + 1)
+            start = rng.integers(0, n - width + 1)
+            rows[start : start + width] = -logmel.DYNAMIC_RANGE_DB
 
 
 def training_batches(
@@ -128,6 +147,7 @@ def training_batch(
         sound, labels = mixup(sound, labels, config, rng)
     if config.frontend == "logmel":
         sound = logmel.normalise(sound)
+        mask(sound, config, rng)
     inputs = {"audio": sound.astype(np.float32, copy=False), **examples.store.inputs(clips)}
     return inputs, labels
 
@@ -162,9 +182,10 @@ def crop_source(store: Clips, config: Config) -> tuple[Callable, np.ndarray, int
 
 
 def views(store: Clips, clips: np.ndarray, config: Config) -> np.ndarray:
-    """What networks score: first, middle and last crop of each clip (3-TTA).
+    """What networks score: first, middle and last crop of each clip (3-TTA), or the middle one.
 
-    The decibels of `Melspectrogram`, in NumPy: all networks share them.
+    The log-mels of `Melspectrogram`, in NumPy: all networks share them. Where a network learns to
+    make its own, waveforms.
 
     Parameters
     ----------
@@ -174,20 +195,31 @@ def views(store: Clips, clips: np.ndarray, config: Config) -> np.ndarray:
 
     Returns
     -------
-    float32 (n, 3, frames, n_mels), decibels in [-80, 0]
+    float32 (n, n_views, frames, n_mels), decibels in [-80, 0] or powers; or (n, n_views, samples)
     """
     cut, sizes, length = crop_source(store, config)
-    decibels = np.empty((len(clips), VIEWS, config.crop_frames, config.n_mels), np.float32)
-    for views_of_clip, clip in zip(decibels, clips, strict=True):
-        for number, start in enumerate(view_starts(sizes[clip], length)):
-            crop = cut(clip, start, length)
-            if config.frontend == "waveform":
-                crop = logmel.log_mel(crop, **config.values(PREPROCESSING_SETTINGS))
-            views_of_clip[number] = crop
-    return logmel.normalise(decibels)
+    starts = ((i, start) for i in clips for start in view_starts(sizes[i], length, config.n_views))
+    found = np.stack([cut(i, start, length) for i, start in starts])
+    if config.frontend == "waveform" and not config.trains_front_end:
+        front_end = config.values(FRONT_END_SETTINGS)
+        with ThreadPoolExecutor() as threads:
+            found = np.stack([*threads.map(lambda crop: logmel.log_mel(crop, **front_end), found)])
+    if config.return_decibel_melgram and not config.trains_front_end:
+        found = logmel.normalise(found)
+    return found.reshape(-1, config.n_views, *found.shape[1:])
 
 
-def view_starts(n: int, length: int) -> tuple[int, int, int]:
-    """Starts of the three test-time views: first, middle and last crop (or left padding)."""
+class Views:
+    """`views` of all clips of a store, made when they are asked for."""
+
+    def __init__(self, store: Clips, config: Config):
+        self._store, self._config = store, config
+
+    def __getitem__(self, clips: slice | np.ndarray) -> np.ndarray:
+        return views(self._store, np.arange(len(self._store.n_samples))[clips], self._config)
+
+
+def view_starts(n: int, length: int, n_views: int = 3) -> tuple[int, ...]:
+    """Starts of first, middle and last crop (or left padding), or of the middle one."""
     room = n - length
-    return 0, int(room / 2), room
+    return (0, int(room / 2), room) if n_views == 3 else (int(room / 2),)

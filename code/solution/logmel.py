@@ -29,9 +29,18 @@ def same_padding(n_samples: int, n_dft: int, n_hop: int, maximum=max) -> tuple[i
 
 
 @functools.cache
-def mel_matrix(sample_rate: int, n_dft: int, n_mels: int) -> np.ndarray:
-    """Slaney mel filterbank with Slaney area norm, 0 Hz to Nyquist: (n_mels, n_dft / 2 + 1)."""
-    return librosa.filters.mel(sr=sample_rate, n_fft=n_dft, n_mels=n_mels, norm="slaney")
+def mel_matrix(
+    sample_rate: int,
+    n_dft: int,
+    n_mels: int,
+    fmin: float = 0.0,
+    fmax: float | None = None,
+    htk: bool = False,
+    norm: str | None = "slaney",
+) -> np.ndarray:
+    """Mel filterbank, by default Slaney's from 0 Hz to Nyquist: (n_mels, n_dft / 2 + 1)."""
+    bands = {"fmin": fmin, "fmax": fmax, "htk": htk, "norm": norm}
+    return librosa.filters.mel(sr=sample_rate, n_fft=n_dft, n_mels=n_mels, **bands)
 
 
 @functools.cache
@@ -41,9 +50,17 @@ def hann_window(n_dft: int) -> np.ndarray:
 
 
 def log_mel(
-    waveform: np.ndarray, sample_rate: int, n_dft: int, n_hop: int, n_mels: int
+    waveform: np.ndarray,
+    sample_rate: int,
+    n_dft: int,
+    n_hop: int,
+    n_mels: int,
+    *,
+    power_melgram: float = 2.0,
+    return_decibel_melgram: bool = True,
+    **bands,
 ) -> np.ndarray:
-    """Mel power spectrogram in decibels, 10 log10(max(power, 1e-10)).
+    """Mel power spectrogram in decibels, 10 log10(max(power, 1e-10)), or as it is.
 
     Parameters
     ----------
@@ -51,23 +68,31 @@ def log_mel(
     sample_rate : int, Hz
     n_dft, n_hop : int, samples
     n_mels : int
+    power_melgram : float
+        p gives (mel power) ** (p / 2).
+    return_decibel_melgram : bool
+    bands : `fmin`, `fmax`, `htk`, `norm` of `mel_matrix`
 
     Returns
     -------
-    float32 (frames, n_mels), dB, frames = ceil(samples / n_hop). Not normalised: the largest value
-    of a crop is subtracted when the crop is taken (`normalise`).
+    float32 (frames, n_mels), frames = ceil(samples / n_hop). Decibels are not normalised: the
+    largest value of a crop is subtracted when the crop is taken (`normalise`).
     """
     n_frames, left, right = same_padding(len(waveform), n_dft, n_hop)
+    if not n_frames:  # not one window
+        return np.empty((0, n_mels), np.float32)
     padded = np.pad(waveform, (left, right))
     windows = sliding_window_view(padded, n_dft)[::n_hop]  # (frames, n_dft)
-    mel = mel_matrix(sample_rate, n_dft, n_mels)
-    decibels = np.empty((n_frames, n_mels), np.float32)
+    matrix = mel_matrix(sample_rate, n_dft, n_mels, **bands)
+    spectrogram = np.empty((n_frames, n_mels), np.float32)
     for first in range(0, n_frames, BLOCK_FRAMES):
         block = slice(first, first + BLOCK_FRAMES)
         spectrum = scipy.fft.rfft(windows[block] * hann_window(n_dft))  # (block, n_dft / 2 + 1)
-        power = spectrum.real**2 + spectrum.imag**2
-        decibels[block] = _decibels(power @ mel.T)  # (block, n_mels)
-    return decibels
+        mel = (spectrum.real**2 + spectrum.imag**2) @ matrix.T  # (block, n_mels)
+        if power_melgram != 2.0:
+            mel = np.maximum(mel, FLOOR_POWER**2) ** (power_melgram / 2)
+        spectrogram[block] = _decibels(mel) if return_decibel_melgram else mel
+    return spectrogram
 
 
 def _decibels(power: np.ndarray) -> np.ndarray:

@@ -56,25 +56,36 @@ def front_end(config: Config):
         shape = config.crop_frames, config.n_mels
         audio = keras.Input(shape, name="audio")
         return audio, layers.Reshape((*shape, 1), name="logmel", dtype="float32")(audio)
-    if config.frontend != "waveform":
-        raise ValueError(f"frontend must be 'waveform' or 'logmel', got {config.frontend!r}")
+    require_tensorflow(config)
+    # Here, not above: a network that starts from log-mels runs without TensorFlow.
+    from solution.time_frequency import Melspectrogram
+
+    audio = keras.Input((config.crop_samples,), name="audio")
+    to_logmel = Melspectrogram(
+        n_dft=config.n_dft,
+        n_hop=config.n_hop,
+        sr=config.sample_rate,
+        n_mels=config.n_mels,
+        fmin=config.fmin,
+        fmax=config.fmax,
+        power_melgram=config.power_melgram,
+        return_decibel_melgram=config.return_decibel_melgram,
+        trainable_kernel=config.trainable_kernel,
+        trainable_fb=config.trainable_fb,
+        htk=config.htk,
+        norm=config.norm,
+        name="melspectrogram",
+    )
+    return audio, to_logmel(audio)
+
+
+def require_tensorflow(config: Config) -> None:
+    """ValueError if Keras has another backend: what starts from waveforms takes TensorFlow."""
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             f"{config.name} starts from waveforms, which takes TensorFlow: set "
             "KERAS_BACKEND=tensorflow, or frontend='logmel' in code/config.py"
         )
-    # Here, not above: a network that starts from log-mels runs without TensorFlow.
-    from solution.time_frequency import Melspectrogram
-
-    audio = keras.Input((config.crop_samples,), name="audio")
-    to_decibels = Melspectrogram(
-        n_dft=config.n_dft,
-        n_hop=config.n_hop,
-        sr=config.sample_rate,
-        n_mels=config.n_mels,
-        name="melspectrogram",
-    )
-    return audio, to_decibels(audio)
 
 
 def crop_branch(config: Config) -> keras.Model:
@@ -110,7 +121,10 @@ def head(config: Config, n_classes: int) -> keras.Model:
     """What crop branch and clip branch found, and the length of the clip -> (n_classes,)."""
     sizes = 2 * config.scaled_block_filters[-1], config.gru_units, 1  # 1024, 128, 1
     inputs = [keras.Input((size,)) for size in sizes]
-    x = layers.Concatenate(name="concatenate", dtype="float32")(inputs)  # (1153,)
+    # What it is not to see becomes zeros, so that networks keep their shapes.
+    sees = True, config.global_features, config.clip_length
+    seen = [part if sees else 0.0 * part for part, sees in zip(inputs, sees, strict=True)]
+    x = layers.Concatenate(name="concatenate", dtype="float32")(seen)  # (1153,)
     tags = layers.Dense(n_classes, activation="sigmoid", dtype="float32", name="tags")(x)
     return keras.Model(inputs, tags, name="head")
 

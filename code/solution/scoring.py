@@ -1,4 +1,7 @@
-"""Scores with three views per clip (3-TTA), from log-mels that all networks share."""
+"""Scores with three views per clip (3-TTA).
+
+They start from log-mels that networks share, or from waveforms, where the front end is learned.
+"""
 
 import dataclasses
 from collections.abc import Iterator
@@ -10,7 +13,7 @@ from keras import ops
 
 from config import Config
 from fast import folding
-from solution.crops import VIEWS, Examples, prefetch, split
+from solution.crops import Examples, prefetch, split
 from solution.features import N_FEATURES, NUM_STEPS
 from solution.models import build_tagger
 
@@ -19,8 +22,9 @@ class Scorer:
     """A network as it is used for scores only.
 
     The same scores as the mean over three calls of `models.build_tagger`'s network, in less time:
-    it starts from log-mels, batch norm is folded into the convolutions, all views of a clip go
-    through in one batch, and the recurrent branch, which sees the whole clip, runs once.
+    it starts from log-mels, unless it learned to make its own, batch norm is folded into the
+    convolutions, all views of a clip go through in one batch, and the recurrent branch, which sees
+    the whole clip, runs once.
 
     Parameters
     ----------
@@ -34,12 +38,12 @@ class Scorer:
     def __init__(self, config: Config, n_classes: int, network: keras.Model | None = None):
         self.config = config
         if network is None:
-            network = build_tagger(dataclasses.replace(config, frontend="logmel"), n_classes)
+            network = build_tagger(_scored(config), n_classes)
         self._network, self._crop_branch = network, network.get_layer("crop_branch")
         self._folded = folding.folded(self._crop_branch)
-        self._scoring = _three_views(
-            config, self._folded, network.get_layer("clip_branch"), network.get_layer("head")
-        )
+        parts = [self._folded, network.get_layer("clip_branch"), network.get_layer("head")]
+        front_end = [network.get_layer("melspectrogram")] if config.trains_front_end else []
+        self._scoring = _all_views(config, *parts, *front_end)
 
     def load_weights(self, path: Path) -> None:
         """Take over weights that training wrote, of whatever front end."""
@@ -60,8 +64,8 @@ class Scorer:
         self._scoring.set_weights(weights)
 
     def score(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        """`views` (batch, 3, frames, n_mels), `length`, `global_feat` -> (batch, n_classes)."""
-        return self._scoring.predict_on_batch(inputs)
+        """`views`, as of `crops.views`, `length`, `global_feat` -> (batch, n_classes)."""
+        return self._scoring.predict_on_batch({**inputs, "views": inputs["views"][:]})
 
     def scores(self, examples: Examples, first: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Scores of the examples from the first one on, batch by batch.
@@ -77,19 +81,32 @@ class Scorer:
             return positions, {"views": examples.views[clips], **examples.store.inputs(clips)}
 
         # As many crops at once as training has.
-        size = max(1, self.config.batch_size // VIEWS)
+        size = max(1, self.config.batch_size // self.config.n_views)
         batches = split(np.arange(first, len(examples)), size)
         for positions, inputs in prefetch(map(prepared, batches)):
             yield positions, self.score(inputs)
 
 
-def _three_views(config, crop_branch, clip_branch, head) -> keras.Model:
+def _scored(config: Config) -> Config:
+    """The experiment as it is scored: one whose front end is fixed, from log-mels."""
+    if config.trains_front_end:
+        return config
+    published = {"power_melgram": 2.0, "return_decibel_melgram": True}  # made them; it sees none
+    return dataclasses.replace(config, frontend="logmel", **published)
+
+
+def _all_views(config, crop_branch, clip_branch, head, front_end=None) -> keras.Model:
     """The network for whole clips: the mean over their views."""
-    views = keras.Input((VIEWS, config.crop_frames, config.n_mels), name="views")
+    shape = (config.crop_samples,) if front_end else (config.crop_frames, config.n_mels)
+    views = keras.Input((config.n_views, *shape), name="views")
     length = keras.Input((1,), name="length")
     global_feat = keras.Input((NUM_STEPS, N_FEATURES), name="global_feat")
-    x = crop_branch(ops.reshape(views, (-1, *crop_branch.input_shape[1:])))  # (batch * 3, 1024)
-    y, z = (ops.repeat(part, VIEWS, axis=0) for part in (clip_branch(global_feat), length))
+    crops = ops.reshape(views, (-1, *shape))
+    logmel = front_end(crops) if front_end else ops.expand_dims(crops, -1)
+    x = crop_branch(logmel)  # (batch * 3, 1024)
+    y, z = (ops.repeat(part, config.n_views, axis=0) for part in (clip_branch(global_feat), length))
     tags = head([x, y, z])  # (batch * 3, classes)
-    tags = ops.mean(ops.reshape(tags, (-1, VIEWS, tags.shape[-1])), axis=1)  # (batch, classes)
+    tags = ops.mean(
+        ops.reshape(tags, (-1, config.n_views, tags.shape[-1])), axis=1
+    )  # (batch, classes)
     return keras.Model({"views": views, "length": length, "global_feat": global_feat}, tags)

@@ -76,7 +76,8 @@ def make(
 def read_test(
     test: dataset.Split, configs: list[Config], deadline: float
 ) -> list[dict[str, dict[str, np.ndarray]]]:
-    """All clips in batches, each as `network_inputs` gives it: a third of a megabyte a clip.
+    """All clips in batches, each as `network_inputs` gives it: a third of a megabyte a clip, or its
+    int16 samples where a network starts from waveforms.
 
     What is not reached in half of the time counts as silence, as what cannot be read does.
     """
@@ -96,13 +97,13 @@ def _prepared(files: list[ClipFile], settings: dict, deadline: float) -> Iterato
     clips = None
     for number in progress_bar("reading", len(files), iterable=range(len(files))):
         if time.monotonic() > deadline:
-            yield prepare.silence(settings, "was not reached in time")
+            yield prepare.silence("was not reached in time")
             continue
         try:
             clips = clips or prepare.prepare_all(files[number:], settings)
             clip = next(clips)
         except Exception as error:  # a process died, say: on with new ones after this clip
-            clips, clip = None, prepare.silence(settings, f"ended in {error!r}"[:200])
+            clips, clip = None, prepare.silence(f"ended in {error!r}"[:200])
         yield clip
 
 

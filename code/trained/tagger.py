@@ -4,6 +4,7 @@ import dataclasses
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import librosa
 import numpy as np
@@ -11,14 +12,23 @@ import numpy as np
 import fast  # noqa: F401
 from clips.decoding import HIGHEST_RATE, LOWEST_RATE
 from clips.prepare import PreparedClip, prepare_waveform
-from config import PREPROCESSING_SETTINGS
 from messages import InputError
 from solution import audio
+from solution.models import require_tensorflow
 from solution.scoring import Scorer
 from trained import ensemble as trained
 from trained.ensemble import network_inputs
 
 CLIPS_AT_ONCE = 16
+
+
+class Segment(NamedTuple):
+    """Where in a clip a tag is present."""
+
+    start: float  # seconds
+    end: float
+    tag: str
+    probability: float  # the highest of its windows
 
 
 class Tagger:
@@ -41,6 +51,10 @@ class Tagger:
     classes : list of str
     sample_rate : int
         Hz. Waveforms of other rates are resampled.
+    calibration : Calibration
+        Makes `probabilities` of scores (clips, classes), and says which tags are `present`.
+    thresholds : float (classes,)
+        Probabilities from which on a tag is present: those with the best F1 out of fold.
 
     Raises
     ------
@@ -65,22 +79,28 @@ class Tagger:
         names = [config.name for config in self._ensemble.configs]
         chosen = _chosen("experiment", experiments, names)
         self._stacks = experiments is None or len(chosen) > 1
+        kind = "ensemble" if self._stacks else chosen[0]
+        self.calibration = self._ensemble.calibrations[kind]
+        self.thresholds = self.calibration.thresholds
         self._folds = _chosen("fold", folds, self._ensemble.folds)
         self._configs = [
             dataclasses.replace(config, precision=precision or config.precision)
             for config in self._ensemble.configs
             if config.name in chosen
         ]
-        self._settings = self._configs[0].values(PREPROCESSING_SETTINGS)
-        self.sample_rate = self._settings["sample_rate"]
+        self.sample_rate = self._configs[0].sample_rate
         self._lock = threading.Lock()
         self._scorers, self._weights = {}, {}
         for config in self._configs:
+            if config.trains_front_end:
+                try:
+                    require_tensorflow(config)
+                except ValueError as error:
+                    raise InputError(str(error)) from error
             scorer = self._scorers[config.name] = Scorer(config, len(self.classes))
             for fold in self._folds:
                 self._ensemble.load(scorer, fold)
                 self._weights[config.name, fold] = scorer.weights
-        self._lowest, self._highest = self._range()
 
     def tag(
         self, waveform: np.ndarray | Sequence[np.ndarray], sample_rate: int
@@ -126,6 +146,10 @@ class Tagger:
             )
         return scores
 
+    def probabilities(self, waveforms: Sequence[np.ndarray], sample_rate: int) -> np.ndarray:
+        """Of each class to be in each clip, calibrated out of fold: float64 (clips, classes)."""
+        return self.calibration.probabilities(self.scores(waveforms, sample_rate))
+
     def timeline(
         self, waveform: np.ndarray, sample_rate: int, window: float = 5.0, hop: float = 2.5
     ) -> list[tuple[float, float, np.ndarray]]:
@@ -154,28 +178,35 @@ class Tagger:
             )
         ]
 
+    def segments(
+        self, waveform: np.ndarray, sample_rate: int, window: float = 5.0, hop: float = 2.5
+    ) -> list[Segment]:
+        """Where tags are present: windows of the `timeline`, `merged`."""
+        return self.merged(self.timeline(waveform, sample_rate, window, hop))
+
+    def merged(self, windows: Sequence[tuple[float, float, np.ndarray]]) -> list[Segment]:
+        """Windows that follow and touch one another, joined where they have a tag; by start.
+
+        Parameters
+        ----------
+        windows : as `timeline` gives them
+        """
+        scores = np.reshape([scores for *_, scores in windows], (-1, len(self.classes)))
+        probabilities = self.calibration.probabilities(scores)
+        present, segments = self.calibration.present(probabilities), []
+        for number, tag in enumerate(self.classes):
+            for i in np.flatnonzero(present[:, number]):
+                (start, end, _), probability = windows[i], float(probabilities[i, number])
+                if i and present[i - 1, number] and start <= windows[i - 1][1]:
+                    before = segments.pop()
+                    start, probability = before.start, max(probability, before.probability)
+                segments.append(Segment(start, end, tag, probability))
+        return sorted(segments)
+
     def ranked(self, scores: np.ndarray, top: int | None = None) -> dict[str, float]:
         """Scores (classes,) by class, the best first; `top` so many, or all."""
         best = np.argsort(-scores, kind="stable")[:top]
         return {self.classes[i]: float(scores[i]) for i in best}
-
-    def certainty(self, scores: np.ndarray) -> np.ndarray:
-        """0 where no network hears the class, 1 where all are certain: (..., classes), as scores.
-
-        Stackers' scores are made to be ranked, and do not reach from 0 to 1.
-        """
-        share = (scores - self._lowest) / (self._highest - self._lowest)
-        return np.clip(share, 0, 1)
-
-    def _range(self) -> tuple[np.ndarray, np.ndarray]:
-        """The scores (classes,) of a class that all networks give 0, and of one they give 1."""
-        n = len(self.classes)
-        if not self._stacks:
-            return np.zeros(n), np.ones(n)
-        names = [config.name for config in self._configs]
-        nothing = self._ensemble.stack(dict.fromkeys(names, np.zeros((1, n))))[0]
-        only_one = self._ensemble.stack(dict.fromkeys(names, np.eye(n)))  # (clips, classes)
-        return nothing, np.maximum(only_one.diagonal(), nothing + 1e-6)
 
     def _prepared(self, waveform: np.ndarray, sample_rate: int) -> PreparedClip:
         waveform = np.asarray(waveform)
@@ -190,7 +221,7 @@ class Tagger:
         waveform = audio.limited(waveform.astype(np.float32))
         if sample_rate != self.sample_rate:
             waveform = librosa.resample(waveform, orig_sr=sample_rate, target_sr=self.sample_rate)
-        return prepare_waveform(waveform, self._settings)
+        return prepare_waveform(waveform)
 
     def _scores(self, prepared: list[PreparedClip]) -> np.ndarray:
         """(clips, classes)"""

@@ -45,7 +45,7 @@ def test_clips_of_any_level_are_prepared_without_a_warning(peak, n):
     waveform[-1] = peak
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        clip = prepare.prepare_waveform(waveform, SETTINGS)
+        clip = prepare.prepare_waveform(waveform)
     error = clip.samples * np.float64(clip.scale) - waveform
     assert np.abs(error).max() <= max(peak / 60_000, 1.2e-38)
     assert np.isfinite(clip.features).all()

@@ -3,7 +3,6 @@
 Trainings on workers that are killed: `test_interruption.py`.
 """
 
-import contextlib
 import dataclasses
 import os
 import shutil
@@ -22,22 +21,19 @@ import config
 from clips import prepare
 from clips.dataset import SPLITS, Dataset, Split
 from clips.files import ClipFile
+from cluster import PYTHONPATH, processes, start_scheduler, wait_until, worker
 from fast import gpus
 from messages import InputError, KilledProcess, PipelineError
 from runs import results, tasks
 from runs.run import Run
 from runs.tasks import Task
 
-HERE = Path(__file__).parent
-PYTHONPATH = os.pathsep.join(map(str, (Path(config.__file__).parent, HERE.parent, HERE)))
-OPTIONS = ["--no-dashboard", "--nthreads", "1"]
-
 
 def make_run(root: Path, files=(), **scheduler) -> Run:
     """With no clips but these, of the test split, and no experiments."""
     splits = {name: Split([], [], None) for name in SPLITS}
     splits["test"] = Split([file.name for file in files], list(files), None)
-    return Run(Dataset([], splits), root, "tiny", [], [], scheduler=scheduler)
+    return Run(Dataset([], splits), root, "tiny", {}, [], [], scheduler=scheduler)
 
 
 def result(run, name, *_) -> results.Result:
@@ -77,46 +73,6 @@ def die(run):
 
 def find_fault(run):
     raise InputError("table.csv: row 3 is no clip")
-
-
-def wait_until(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-@contextlib.contextmanager
-def processes():
-    """`start` processes in this block; they end with it."""
-    started = []
-
-    def start(*command, **options):
-        environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
-        options = {"env": environment, "stderr": subprocess.DEVNULL, **options}
-        started.append(subprocess.Popen([*map(str, command)], **options))
-        return started[-1]
-
-    try:
-        yield start
-    finally:
-        for process in reversed(started):
-            process.kill()
-            process.wait()
-
-
-def start_scheduler(start, folder: Path, host: str = "127.0.0.1") -> Path:
-    file = folder / "scheduler.json"
-    command = [sys.executable, "-m", "dask", "scheduler", "--no-show", "--scheduler-file", file]
-    start(*command, "--host", host, "--port", 0, "--dashboard-address", f"{host}:0", cwd=folder)
-    wait_until(file.exists)
-    return file
-
-
-def worker(file: Path, *options) -> list:
-    """The command that starts workers of that scheduler."""
-    worker = [sys.executable, "-m", "dask", "worker", "--scheduler-file", file, *OPTIONS]
-    return [*worker, "--local-directory", file.parent / "workers", *options]
 
 
 @pytest.fixture(scope="module")

@@ -28,13 +28,15 @@ def store(tmp_path):
     clips = []
     for i, n in enumerate(SIZES):
         samples = (np.arange(1, n + 1) + 5000 * i).astype(np.int16)
-        decibels = np.random.default_rng(i).uniform(-90, 0, (-(-n // 100), 64))
         features = np.full((128, 12), i, np.float32)
-        clips.append(PreparedClip(samples, 1 / 32768, decibels.astype(np.float16), features))
+        clips.append(PreparedClip(samples, 1 / 32768, features))
     with open_writer(tmp_path, CONFIG.values(PREPROCESSING_SETTINGS)) as writer:
         for n, clip in zip(SIZES, clips, strict=True):
             writer.append(f"{n}.wav", clip)
-    return clipstore.ClipStore(tmp_path, CONFIG.values(PREPROCESSING_SETTINGS))
+    store = clipstore.ClipStore(tmp_path)
+    frames = np.random.default_rng(0).uniform(-90, 0, (sum(-(-n // 100) for n in SIZES), 64))
+    store.add_log_mels(frames.astype(np.float16), CONFIG.n_hop)
+    return store
 
 
 @pytest.fixture
@@ -149,6 +151,19 @@ class TestMixup:
         expected = 0.49 * 10 ** (decibels / 10) + 0.09 * 10 ** (decibels[other] / 10)
         np.testing.assert_allclose(10 ** (mixed / 10), expected)
 
+    def test_at_a_rate_that_is_drawn(self):
+        config = dataclasses.replace(CONFIG, mixup_beta=0.5)
+        rates = set()
+        for seed in range(200):
+            mixed, labels = crops.mixup(
+                self.sound, self.labels, config, np.random.default_rng(seed)
+            )
+            np.testing.assert_allclose(mixed, labels @ self.sound, atol=1e-5)
+            rates.add(labels[0, 0])
+        rates -= {1.0}
+        assert len(rates) > 100
+        assert np.mean([0.2 < rate < 0.8 for rate in rates]) < 0.55  # Beta(1/2, 1/2): 0.41
+
     def mixed_share(self, examples, epochs, mixup_prob):
         schedule = Schedule(500, milestones=(300, 400), mixup_prob=mixup_prob)
         mixed = [
@@ -188,6 +203,27 @@ def test_log_mel_inputs_are_normalised_after_the_crop(examples):
         assert decibels.min() >= -80
 
 
+@given(st.integers(0, 10), st.integers(0, 64), st.integers(0, 2**32))
+def test_masks_silence_one_piece_of_frames_and_one_of_mel_bands(masked_frames, masked_mels, seed):
+    config = Config(frontend="logmel", masked_frames=masked_frames, masked_mels=masked_mels)
+    batch = np.zeros((3, 10, 64), np.float32)
+    crops.mask(batch, config, np.random.default_rng(seed))
+    for crop in batch:
+        frames, mels = (crop == -80).all(axis=1), (crop == -80).all(axis=0)
+        np.testing.assert_array_equal(crop, np.where(frames[:, None] | mels, -80, 0))
+        for piece, most in ((frames, masked_frames), (mels, masked_mels)):
+            assert np.count_nonzero(np.diff(piece, prepend=False, append=False)) <= 2  # one piece
+            assert piece.all() or piece.sum() <= most
+
+
+def test_masks_are_drawn_for_each_crop(examples):
+    config = dataclasses.replace(CONFIG, frontend="logmel", masked_mels=32)
+    silent = [
+        (inputs["audio"] == -80).all(axis=1).sum(axis=1) for inputs, _ in epoch_of(examples, config)
+    ]
+    assert len(set(np.concatenate(silent))) > 2
+
+
 def test_each_epoch_has_its_own_reproducible_chance():
     def drawn(part, epoch, **settings):
         config = dataclasses.replace(CONFIG, **settings)
@@ -213,13 +249,25 @@ def test_clips_come_with_their_own_length_and_features(examples):
 )
 def test_view_starts(n, starts):
     assert crops.view_starts(n, 1000) == starts
+    assert crops.view_starts(n, 1000, 1) == starts[1:2]
 
 
-@pytest.mark.parametrize("frontend", ["waveform", "logmel"])
-def test_views_are_what_the_front_end_makes_of_first_middle_and_last_crop(store, frontend):
-    config = dataclasses.replace(CONFIG, frontend=frontend)
-    views = crops.views(store, np.array([4, 0, 3]), config)
-    assert views.shape == (3, 3, 10, 64)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"frontend": "logmel"},
+        {"htk": True, "norm": None, "fmin": 100.0, "fmax": 9000.0, "n_dft": 2048, "n_mels": 32},
+        {"power_melgram": 1.0},
+        {"power_melgram": 1.0, "return_decibel_melgram": False},
+        {"return_decibel_melgram": False},
+    ],
+)
+def test_views_are_what_the_front_end_makes_of_first_middle_and_last_crop(store, settings):
+    config = dataclasses.replace(CONFIG, **settings)
+    frontend = config.frontend
+    views = crops.Views(store, config)[np.array([4, 0, 3])]
+    assert views.shape == (3, 3, 10, config.n_mels)
     assert views.dtype == np.float32
     cut, sizes, length = store.waveform, [2500, 300, 1001], CROP
     if frontend == "logmel":
@@ -231,8 +279,16 @@ def test_views_are_what_the_front_end_makes_of_first_middle_and_last_crop(store,
     ]
     found = logmel.normalise(np.stack(found)) if frontend == "logmel" else np.stack(found)
     expected = keras.Model(*front_end(config)).predict_on_batch(found)
-    np.testing.assert_allclose(views, expected.reshape(views.shape), atol=1e-3)
-    assert np.ptp(views[0], axis=0).max() > 0.1  # the views of a long clip differ
+    np.testing.assert_allclose(views, expected.reshape(views.shape), rtol=1e-4, atol=1e-3)
+    assert np.ptp(views[0], axis=0).max() > 1e-4 * np.ptp(views)  # the views of a long clip differ
+
+
+def test_views_of_a_front_end_that_is_learned_are_waveforms(store):
+    config = dataclasses.replace(CONFIG, trainable_fb=True)
+    views = crops.Views(store, config)[:]
+    assert views.shape == (5, 3, CROP)
+    for number, start in enumerate((0, 750, 1500)):
+        np.testing.assert_array_equal(views[4, number], store.waveform(4, start, CROP))
 
 
 def test_prefetching_keeps_order_and_passes_errors_on():

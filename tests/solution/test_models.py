@@ -59,12 +59,35 @@ def test_log_mel_front_end_has_the_same_network():
 
 
 @pytest.mark.parametrize(
-    "setting", [{"frontend": "mfcc"}, {"stem": "wide"}, {"pooling": ("x", "x")}]
+    "setting",
+    [
+        {"frontend": "mfcc"},
+        {"masked_mels": 1},
+        {"n_views": 2},
+        {"stem": "wide"},
+        {"pooling": ("x", "x")},
+    ],
 )
 def test_unknown_settings_are_refused(setting):
-    chosen = dataclasses.replace(config.EXPERIMENTS["v1mix"], **setting)
     with pytest.raises(ValueError, match="must be"):
-        build_tagger(chosen, 80)
+        build_tagger(dataclasses.replace(config.EXPERIMENTS["v1mix"], **setting), 80)
+
+
+@pytest.mark.parametrize(
+    ("setting", "name"), [("global_features", "global_feat"), ("clip_length", "length")]
+)
+def test_the_head_is_not_to_see_what_a_setting_leaves_out(setting, name):
+    rng, small = np.random.default_rng(0), {**TINY, "frontend": "logmel", "precision": "float32"}
+    inputs = {
+        "audio": rng.uniform(-80, 0, (2, 23, 64)),
+        "length": rng.uniform(0, 3, (2, 1)),
+        "global_feat": rng.normal(0, 1, (2, 128, 12)),
+    }
+    other = inputs | {name: inputs[name][::-1]}
+    for sees in (True, False):
+        chosen = dataclasses.replace(config.EXPERIMENTS["v1mix"], **small, **{setting: sees})
+        score = build_tagger(chosen, 5).predict_on_batch
+        assert np.allclose(score(inputs), score(other), atol=1e-6) != sees
 
 
 @pytest.mark.parametrize("name", ["max3exam", "se_cat", "msc_1.5"])

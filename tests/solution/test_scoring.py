@@ -87,3 +87,27 @@ def test_each_clip_has_its_own_scores_whatever_the_batches():
         assert max(map(len, positions)) == 2  # 8 // 3 clips of three views each
         assert np.concatenate(positions).tolist() == [*range(first, 5)]
         np.testing.assert_allclose(np.concatenate(scores), expected[first:], atol=1e-6)
+
+
+@pytest.mark.parametrize("trained", ["trainable_kernel", "trainable_fb"])
+def test_a_trained_front_end_scores_the_waveforms(trained, tmp_path):
+    chosen, rng = experiment("v1mix", **{trained: True}), np.random.default_rng(0)
+    network = build_tagger(chosen, N_CLASSES)
+    scorer, clips = Scorer(chosen, N_CLASSES, network), views(2)
+    clips["views"] = rng.normal(0, 0.1, (2, 3, chosen.crop_samples)).astype(np.float32)
+    untrained = scorer.score(clips)
+    front_end = network.get_layer("melspectrogram")
+    for weight in front_end.trainable_weights:
+        weight.assign(weight * 10 ** rng.uniform(-3, 3, weight.shape))
+    scorer.refold()
+    scored = scorer.score(clips)
+    assert np.abs(scored - untrained).max() > 1e-3
+    expected = [network.predict_on_batch(view(clips, number)) for number in range(3)]
+    np.testing.assert_allclose(scored, np.mean(expected, axis=0), atol=1e-5)
+
+    network.save_weights(tmp_path / "a.weights.h5")
+    loaded, other = (Scorer(chosen, N_CLASSES) for _ in range(2))
+    loaded.load_weights(tmp_path / "a.weights.h5")
+    np.testing.assert_allclose(loaded.score(clips), scored, atol=1e-6)
+    other.set_weights(loaded.weights)
+    np.testing.assert_allclose(other.score(clips), scored, atol=1e-6)

@@ -157,7 +157,7 @@ class TestTime:
 
 def test_the_average_over_the_folds_grows_fold_by_fold(tmp_path, monkeypatch):
     config, scores = Config("v1mix"), np.random.default_rng(0).random((3, 4, 2))
-    ensemble = Ensemble(tmp_path, ["a", "b"], [config], [0, 1, 2], {}, [])
+    ensemble = Ensemble(tmp_path, ["a", "b"], [config], [0, 1, 2], {}, [], {})
     averages = submission.Averages(ensemble, [], deadline=np.inf)
     monkeypatch.setattr(averages, "_score", lambda _, fold: scores[fold])
     for n in (1, 2, 3):

@@ -1,0 +1,82 @@
+"""The page: one file with all that it shows, which asks for nothing else."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import markupsafe
+import numpy as np
+from plotly.offline import get_plotlyjs
+
+from clips.store import Clips
+from config import FRONT_END_SETTINGS, Config
+from review import media
+from review.findings import Remarkable, Scored, percent
+from solution import logmel
+
+SECONDS = 10  # of a clip that can be heard
+TOP = 5
+GROUPS = {
+    "surest": "surest and wrong",
+    "curated": "likely wrong label, curated",
+    "noisy": "likely wrong label, noisy",
+    "hardest": "hardest of its class",
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """A clip to hear."""
+
+    fname: str
+    split: str
+    why: dict[str, str]  # by group
+    seconds: float  # all of it
+    heard: float  # seconds from its start that can be
+    sound: str  # URI, as is the picture
+    picture: str
+    labels: list[str]
+    tags: list[tuple[str, float, bool]]  # class, probability, whether it is a label
+
+    @property
+    def time_ticks(self) -> list[tuple[str, float]]:
+        return media.time_ticks(self.heard)
+
+
+def card(found: Remarkable, scored: Scored, store: Clips, rate: int, classes: list) -> Card:
+    """What is shown of a clip; only what can be heard of it is read from its store.
+
+    rate : sample rate, Hz
+    """
+    clip = int(scored.clips[found.row])
+    n_samples = int(store.n_samples[clip])
+    n_heard = min(n_samples, SECONDS * rate)
+    waveform = store.waveform(clip, 0, n_heard)
+    front_end = Config(sample_rate=rate).values(FRONT_END_SETTINGS)  # the published one
+    truth, probabilities = scored.truth[found.row] > 0, scored.probabilities[found.row]
+    best = np.argsort(-probabilities, kind="stable")[:TOP]
+    return Card(
+        scored.fnames[found.row],
+        found.split,
+        found.why,
+        n_samples / rate,
+        n_heard / rate,
+        media.sound(waveform, rate),
+        media.picture(logmel.log_mel(waveform, **front_end)),
+        [classes[i] for i in np.flatnonzero(truth)],
+        [(classes[i], float(probabilities[i]), bool(truth[i])) for i in best],
+    )
+
+
+def render(**shown) -> str:
+    """The page as text; every name in it is escaped, whatever it holds."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    plotly = markupsafe.Markup(get_plotlyjs())
+    return environment.get_template("page.html").render(plotly=plotly, groups=GROUPS, **shown)

@@ -1,0 +1,61 @@
+"""Settings files: JSON of what differs from a profile, for every experiment of a run."""
+
+import json
+import types
+from dataclasses import fields
+from pathlib import Path
+from typing import get_args, get_origin
+
+from clips.names import nearest
+from config import Config, Schedule
+from messages import InputError
+
+FIXED = ("name", "pretrained_by", "stack_weight")  # what tells experiments apart
+SCHEDULES = ("pretraining", "training")
+KINDS = {field.name: field.type for field in fields(Config) if field.name not in FIXED}
+SCHEDULE_KINDS = {field.name: field.type for field in fields(Schedule)}
+
+
+def read(path: Path) -> dict:
+    """Settings by name, as `config.overridden` takes them.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or holds what is no setting or no value of one.
+    """
+    try:
+        settings = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"--settings {path} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise InputError(f"--settings {path} is no JSON: {error}") from error
+    _check(settings, KINDS, f"--settings {path}: ")
+    return settings
+
+
+def _check(settings: dict, kinds: dict, where: str) -> None:
+    if not isinstance(settings, dict):
+        raise InputError(f'{where}expected settings by name, as {{"n_hop": 512}}')
+    for name, value in settings.items():
+        if name not in kinds:
+            known = f"; there are {', '.join(kinds)}"
+            raise InputError(f"{where}there is no setting {name!r}{nearest(name, kinds) or known}")
+        if kinds[name] is Schedule:
+            _check(value, SCHEDULE_KINDS, f"{where}{name}.")
+        elif not is_a(value, kinds[name]):
+            what = getattr(kinds[name], "__name__", kinds[name])
+            raise InputError(f"{where}{name} must be {what}; got {json.dumps(value)}")
+
+
+def is_a(value, kind: type) -> bool:
+    """Is a value of JSON one of an annotated type? Lists are tuples, and 1 is a float."""
+    kinds = get_args(kind)
+    if get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)):
+            return False
+        kinds = kinds[:1] * len(value) if Ellipsis in kinds else kinds
+        return len(value) == len(kinds) and all(map(is_a, value, kinds))
+    if isinstance(kind, types.UnionType):
+        return any(is_a(value, one) for one in kinds)
+    return type(value) in ((int, float) if kind is float else (kind,))
