@@ -26,6 +26,8 @@ import re
 import socket
 import sys
 import tempfile
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -172,7 +174,9 @@ def _connected(run: Run, most: int | None = None) -> Iterator[tuple]:
     from distributed.comm import CommClosedError
 
     warnings.filterwarnings("ignore", category=distributed.versions.VersionMismatchWarning)
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    for name in [*logging.root.manager.loggerDict]:
+        if name.startswith("distributed"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
         path = stack.enter_context(_left_for_workers(run, folder))
         try:
@@ -215,7 +219,7 @@ def _client(run: Run, folder: Path, most: int | None) -> Iterator:
         if "scheduler_file" in run.scheduler:
             Path(named).open().close()  # Dask would wait for it without end
         client = distributed.Client(**run.scheduler, set_as_default=False)
-    except (OSError, ValueError) as error:  # also what is no address, or no such file
+    except (OSError, ValueError, TypeError) as error:  # no address, no such file, no certificate
         raise PipelineError(f"no Dask scheduler answers at {named}: {error}") from error
     with client:
         yield client
@@ -329,6 +333,7 @@ def _do(task: Task, path: Path, *_) -> None:
     The rest of the arguments are the results of the tasks that came first: nothing.
     """
     run = _run_of(path)
+    _end_with_worker()
     with _told(task.name, path.name), _alone(path.with_name(f"{task.name}.lock")):
         if task.result(run, *task.args).fault() is not None:
             task.function(run, *task.args)
@@ -371,6 +376,23 @@ def _run_of(path: Path) -> Run:
                 "with the same Python, packages, code and environment"
             )
         return pickle.load(file)
+
+
+@functools.cache
+def _end_with_worker() -> None:
+    """From now on this process ends where Dask's worker does, at its task or not.
+
+    One that has lost its scheduler, or is to stop, would wait for the end of the training.
+    """
+    from distributed import get_worker
+    from distributed.core import Status
+
+    def watch(worker) -> None:
+        while worker.status not in (Status.closing, Status.closed, Status.failed):
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, args=(get_worker(),), daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -164,6 +164,23 @@ def test_a_run_that_is_stopped_is_gone_on_with(run, scheduler, capsys, number):
     assert (ending in capsys.readouterr().out) == (number == signal.SIGKILL)
 
 
+def test_a_lost_scheduler_is_one_line_and_ends_all(tmp_path, monkeypatch):
+    with processes() as start:
+        file = start_scheduler(start, tmp_path)
+        start(*worker(file, "--nworkers", 2, "--host", "127.0.0.1"), cwd=tmp_path)
+        monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "2s")
+        stage = start(sys.executable, "-c", STAGE, tmp_path, file, stderr=subprocess.PIPE)
+        wait_until(lambda: begun(tmp_path, "long") and begun(tmp_path, "too"))
+        ours = [one for one in psutil.Process().children() if str(file) in one.cmdline()]
+        next(one for one in ours if "scheduler" in one.cmdline()).kill()
+        _, said = stage.communicate(timeout=40)
+        first = [int(begun(tmp_path, name)[0].split()[0]) for name in ("long", "too")]
+        wait_until(lambda: not any(map(psutil.pid_exists, first)))
+    assert said.decode().startswith("error: the connection to Dask's scheduler is lost: start")
+    assert len(said.splitlines()) == 1
+    assert stage.returncode == 1
+
+
 def test_workers_that_are_not_like_this_process_are_named(run, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     monkeypatch.setattr(sys.modules["runs.tasks"].platform, "python_version", lambda: "3.10.1")
@@ -230,7 +247,7 @@ def test_prepared_clips_are_those_of_this_process(run, make_clips, tmp_path):
     batches = tasks.in_order(run, prepare.prepare_batch, [files[:4], files[4:]], settings)
     found = [clip for batch in batches for clip in batch]
     for ours, theirs in zip(prepare.prepare_batch(files, settings), found, strict=True):
-        for name in ("samples", "logmel", "features"):
+        for name in ("samples", "features"):
             np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
 
 
