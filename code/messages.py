@@ -1,4 +1,4 @@
-"""Progress bars, and errors that the user can mend.
+"""Progress bars, probabilities in words, and errors that the user can mend.
 
 Bars go when the work is done, and are not there where nobody watches. An error's message is
 all a user sees: what, where, and what to do. Stages turn it into one line on standard error and
@@ -63,3 +63,9 @@ def watched(items: Iterable, label: str, total: int, unit: str = "clip", size=la
         for item in items:
             yield item
             bar.update(size(item))
+
+
+def percent(probability: float) -> str:
+    """0.974 -> "97 %"; nothing is certain."""
+    limits = "> 99 %" if probability > 0.99 else "< 1 %" if probability < 0.01 else ""
+    return limits or f"{100 * probability:.0f} %"

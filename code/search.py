@@ -187,17 +187,14 @@ def table(trials: optuna.Study) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def number(text: str) -> int:
-    """One at least; argparse calls a faulty value by this function's name."""
-    if int(text) < 1:
-        raise ValueError(text)
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = command_line._parser(__doc__.splitlines()[0])
     parser.add_argument(
-        "--trials", type=number, default=20, metavar="N", help="so many in all (default: 20)"
+        "--trials",
+        type=command_line.number,
+        default=20,
+        metavar="N",
+        help="so many in all (default: 20)",
     )
     parser.add_argument(
         "--over",

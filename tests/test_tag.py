@@ -18,10 +18,12 @@ import pytest
 import soundfile as sf
 
 import config
+import messages
 from fast import precision
 from messages import InputError
 from tag import Tagger
 from trained import ensemble
+from trained.tagged import Tagged, write_csv, write_labels
 
 tag = importlib.import_module("tag")
 
@@ -267,6 +269,7 @@ def test_modules_of_the_same_name_are_told_apart(root, tmp_path):
 import sys
 sys.path.append({str(Path(config.__file__).parent)!r})
 import config
+import messages
 from tag import Tagger
 import messages, solution
 assert config.MINE and messages.MINE and solution.MINE
@@ -420,7 +423,7 @@ class TestCommandLine:
         assert not list(tmp_path.rglob("*.txt"))
 
     def test_line_breaks_and_tabs_in_tags_stay_out_of_labels(self, tmp_path):
-        tag.write_labels(tmp_path / "a.txt", [(0.0, 1.25, "a\tb\n c", 0.9), (1.25, 2, "für", 0.8)])
+        write_labels(tmp_path / "a.txt", [(0.0, 1.25, "a\tb\n c", 0.9), (1.25, 2, "für", 0.8)])
         text = (tmp_path / "a.txt").read_text(encoding="utf-8")
         assert text == "0.000000\t1.250000\ta b c\n1.250000\t2.000000\tfür\n"
 
@@ -438,7 +441,7 @@ class TestCommandLine:
         tagger = stub([0.5] * 7)
         tagger.classes = classes
         scores = np.linspace(0.2, 0.8, 7).astype(np.float32)
-        tag.write_csv(tmp_path / "o.csv", tagger, [tag.Tagged("a.wav", "", 2.0, scores)])
+        write_csv(tmp_path / "o.csv", tagger, [Tagged("a.wav", "", 2.0, scores)])
         written = pd.read_csv(tmp_path / "o.csv", header=None)
         header, row = written.to_numpy()
         assert len(set(header)) == len(header) == 3 + 3 * 7
@@ -452,7 +455,7 @@ class TestCommandLine:
         assert row[-7:].tolist() == [str(score >= 0.5) for score in scores]
 
     def test_percentages_are_never_certain(self):
-        said = [tag.percent(value) for value in (0, 0.0099, 0.01, 0.974, 0.99, 0.9999, 1)]
+        said = [messages.percent(value) for value in (0, 0.0099, 0.01, 0.974, 0.99, 0.9999, 1)]
         assert said == ["< 1 %", "< 1 %", "1 %", "97 %", "99 %", "> 99 %", "> 99 %"]
 
     def test_the_table_overwrites_no_clip_and_follows_links(

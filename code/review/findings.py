@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from messages import percent
+
 MOST_CLIPS = 60  # that can be heard
 MOST_OF_A_GROUP = 12  # of them; the hardest of each class share what the others leave
 LIKELY = 0.5  # a label is not doubted for what is less likely than not
@@ -115,7 +117,3 @@ def remarkable(
             why = f"{classes[label]} only {percent(probabilities[clip, label])}"
             add("curated", int(clip), "hardest", why)
     return [*found.values()]
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.0f} %"

@@ -10,8 +10,9 @@ from plotly.offline import get_plotlyjs
 
 from clips.store import Clips
 from config import FRONT_END_SETTINGS, Config
+from messages import percent
 from review import media
-from review.findings import Remarkable, Scored, percent
+from review.findings import Remarkable, Scored
 from solution import logmel
 
 SECONDS = 10  # of a clip that can be heard

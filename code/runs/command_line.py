@@ -127,6 +127,13 @@ def names(text: str) -> list[str]:
     return found
 
 
+def number(text: str) -> int:
+    """One at least."""
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
 def numbers(text: str) -> list[int]:
     return [int(number) for number in names(text)]
 

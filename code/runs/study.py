@@ -195,7 +195,7 @@ def all_studies(root: Path) -> list:
 def pruner(epochs: int) -> optuna.pruners.BasePruner:
     """Gives up trials that are below the median of the former ones at the same epoch."""
     return optuna.pruners.MedianPruner(
-        COMPARED_FROM, n_warmup_steps=min(WARM_UP_EPOCHS, epochs // 3)
+        COMPARED_FROM, n_warmup_steps=min(WARM_UP_EPOCHS, epochs // 4)
     )
 
 

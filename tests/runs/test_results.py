@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import io
 import json
+import re
 import shutil
 
 import numpy as np
@@ -255,7 +256,7 @@ def test_a_replaced_clip_is_decoded_again(finished, make_clips):
     said = run("preprocess")
     assert "clips/test/store: made again, made from something else (clips changed)" in said
     assert "clips/curated/store: done already" in said
-    assert "clips/test/views-waveform-22050 changed" in run("predict")
+    assert re.search(r"clips/test/views-\w+ changed", run("predict"))
 
 
 def test_force_makes_again(finished):
