@@ -10,6 +10,7 @@ asserted: the equality of results is what the tests are for.
 
 import contextlib
 import dataclasses
+import functools
 import heapq
 import io
 import itertools
@@ -430,11 +431,9 @@ def published_run(n_noisy=19_815, n_curated=4_970, batch=4):
     configs = config.experiments("published")
     names = dict.fromkeys([c.name for c in configs] + [c.pretrained_by for c in configs])
     inputs, labels = random_inputs(batch), np.zeros((batch, N_CLASSES), np.float32)
-    steps = {}
-    for name in names:
-        model = Learner(config.EXPERIMENTS[name], N_CLASSES).model
-        (steps[name],) = by_turns(lambda m=model: m.train_on_batch(inputs, labels), seconds=6)
-    cost = {name: seconds / steps["v1mix"] for name, seconds in steps.items()}
+    models = [Learner(config.EXPERIMENTS[name], N_CLASSES).model for name in names]
+    steps = by_turns(*(functools.partial(m.train_on_batch, inputs, labels) for m in models))
+    cost = dict(zip(names, np.divide(steps, steps[[*names].index("v1mix")]), strict=True))
     print("a step, v1mix is 1: " + ", ".join(f"{n} {c:.2f}" for n, c in cost.items()))
     pretraining = {
         c.pretrained_by: c.pretraining.epochs * (n_noisy + n_curated) * cost[c.pretrained_by]

@@ -168,8 +168,6 @@ def _connected(run: Run, most: int | None = None) -> Iterator[tuple]:
     folder.mkdir(exist_ok=True)
     for left in folder.glob("run-*"):  # by a run that was killed
         left.unlink()
-    # Dask would write its defaults below HOME.
-    os.environ.setdefault("DASK_CONFIG", str(folder))
     import distributed
     from distributed.comm import CommClosedError
 
