@@ -37,6 +37,8 @@ Options, for instance `sh run.sh train --experiments v1mix --folds 0,1`:
   --folds 0,3          only these folds, by number from 0
   --skip-unreadable    leave out training clips that cannot be decoded, instead of stopping
   --force              make again what is there; without it, the command goes on where it broke off
+  --scheduler ADDRESS  let the workers of this Dask scheduler take part (README: several machines)
+  --scheduler-file F   the same, by the file that it wrote
   --no-venv            use the Python at hand (Colab, Kaggle): add what it lacks, replace nothing
   -h, --help           this text
 
@@ -223,8 +225,9 @@ for argument; do
         :--no-venv) use_venv=no && continue ;;
         :--output=?*) output=${argument#*=} ;;
         :--input=?* | :--profile=?* | :--settings=?* | :--experiments=?* | :--folds=?*) ;;
-        :--input | :--output | :--profile | :--settings | :--experiments | :--folds)
-            option=$argument ;;
+        :--scheduler=?* | :--scheduler-file=?*) ;;
+        :--input | :--output | :--profile | :--settings | :--experiments | :--folds | \
+            :--scheduler | :--scheduler-file) option=$argument ;;
         :--skip-unreadable | :--force) ;;
         :*) die "unknown argument '$argument'; sh run.sh --help lists stages and options" 2 ;;
         *:) break ;;
@@ -243,6 +246,7 @@ if (mkdir -p -- "$output" && : >>"$output/.lock") 2>/dev/null; then
     exec 9>>"$output/.lock"
     export RUN_SH_LOCK=9
 fi
+export RUN_SH_STAGES="$stages" # workers do two of them in one go
 # A stage runs in the caller's directory, from which relative paths are meant. A signal that reaches
 # this shell alone ends the stage too; an interrupted `wait` leaves that to the trap.
 for stage in $stages; do

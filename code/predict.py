@@ -8,15 +8,11 @@ network, for the report only. All with 3-TTA.
 import numpy as np
 import pandas as pd
 
-import messages
 from config import Config
-from fast import gpus
-from messages import PipelineError
-from runs import command_line
+from runs import command_line, tasks, work
 from runs.run import Run
-from solution.crops import Examples
-from solution.scoring import Scorer
-from storage import Checkpoint, read_scores, write_scores
+from runs.tasks import Task
+from storage import read_scores, write_scores
 
 
 @command_line.stage
@@ -33,7 +29,7 @@ def main(run: Run) -> None:
     if not n_test:
         print("no test clips to predict")
     pending = [
-        (config, fold, "test")
+        Task(f"{config.name} fold {fold}", work.predict_fold, work.scores, (config, fold, "test"))
         for config in run.configs
         for fold in run.folds
         if n_test and run.is_pending(run.test_scores(config, fold))
@@ -41,49 +37,11 @@ def main(run: Run) -> None:
     if run.noisy_scores and run.is_pending(run.noisy_scores):
         run.require_clips("noisy")
         run.require_made_of_clips("noisy", [run.noisy_scorer[0]])
-        pending.append((*run.noisy_scorer, "noisy"))
-    gpus.share_out(predict_folds, run, pending)
+        args = (*run.noisy_scorer, "noisy")
+        pending.append(Task("noisy clips", work.predict_fold, work.scores, args))
+    tasks.run_all(run, pending)
     for config in run.configs:
         gather(run, config)
-
-
-def predict_folds(run: Run, tasks: list[tuple[Config, int, str]]) -> None:
-    """Score the clips of a split with the network of a fold, one after the other."""
-    classes, scorer = run.dataset.classes, None
-    for config, fold, split in tasks:
-        if scorer is None or scorer.config != config:
-            scorer = Scorer(config, len(classes))  # serves all folds of an experiment
-        if split == "test":
-            clips, result = run.examples("test", config), run.test_scores(config, fold)
-        else:
-            clips, result = run.examples("noisy", config), run.noisy_scores
-        result.unseal()
-        scorer.load_weights(run.fold(config, fold).path(".weights.h5"))
-        label = f"{config.name} fold {fold}" + " on noisy clips" * (split == "noisy")
-        scores = score_all(scorer, clips, label, result.checkpoint)
-        if not np.isfinite(scores).all():
-            raise PipelineError(
-                f"{label} gives scores that are no numbers: train it again with "
-                "precision='float32' in code/config.py"
-            )
-        fnames = [clips.store.fnames[clip] for clip in clips.clips]
-        write_scores(result.path(".csv"), fnames, classes, scores)
-        result.seal()
-
-
-def score_all(scorer: Scorer, clips: Examples, label: str, checkpoint: Checkpoint) -> np.ndarray:
-    """Scores of all clips, float32 (clips, classes); goes on after those of the checkpoint."""
-    saved, parts, n_done = checkpoint.load(), [], 0
-    if saved:
-        parts, n_done = [saved["scores"]], len(saved["scores"])
-        print(f"{label}: going on after the first {n_done} clips")
-    with messages.progress_bar(label, len(clips), done=n_done) as bar:
-        for _, scores in scorer.scores(clips, n_done):
-            parts.append(scores)
-            bar.update(len(scores))
-            if checkpoint.is_due():
-                checkpoint.save({"scores": np.concatenate(parts)})
-    return np.concatenate(parts)
 
 
 def gather(run: Run, config: Config) -> None:

@@ -1,6 +1,7 @@
 """Stage 1: decode every clip once, trim it, store samples and global features; then log-mels."""
 
 import sys
+from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
@@ -10,11 +11,15 @@ from joblib.externals.loky import get_reusable_executor
 import messages
 from clips import prepare, store
 from clips.dataset import SPLITS, describe
+from clips.files import ClipFile
+from clips.prepare import PreparedClip
 from messages import InputError, KilledProcess, first_few
-from runs import command_line, space
+from runs import command_line, space, tasks
 from runs.run import REMEDY, Run, unreadable
 from solution.folds import assign_folds_by_name
 from storage import written_whole
+
+BATCH_CLIPS = 16  # that a worker is sent at a time
 
 
 @command_line.stage
@@ -46,7 +51,7 @@ def write_store(run: Run, split: str) -> None:
             done = len(writer)
             if done:
                 print(f"{split} clips: going on after the first {done}")
-            prepared = prepare.prepare_all(clips.files[done:], run.settings)
+            prepared = prepared_clips(run, clips.files[done:])
             with messages.progress_bar(split, len(clips), done=done) as bar:
                 for fname, clip in zip(clips.fnames[done:], prepared, strict=True):
                     writer.append(fname, clip)
@@ -55,6 +60,16 @@ def write_store(run: Run, split: str) -> None:
         raise KilledProcess("a process that decoded clips") from error
     result.seal(writer.written())
     print(f"{split} clips: wrote {len(clips)} to {folder}")
+
+
+def prepared_clips(run: Run, files: list[ClipFile]) -> Iterator[PreparedClip]:
+    """Clips made ready, in order: on all cores, or by the workers of a scheduler."""
+    if not run.scheduler:
+        yield from prepare.prepare_all(files, run.settings)
+        return
+    batches = (files[first : first + BATCH_CLIPS] for first in range(0, len(files), BATCH_CLIPS))
+    for batch in tasks.in_order(run, prepare.prepare_batch, batches, run.settings):
+        yield from batch
 
 
 def write_made_of_clips(run: Run, split: str) -> None:

@@ -34,6 +34,8 @@ def search(run: Run, args: argparse.Namespace) -> None:
     """Trials until there are as many as asked for; then what came of them."""
     if args.experiments and len(run.configs) > 1:
         raise InputError("search takes one experiment: name one of them with --experiments")
+    if run.scheduler:
+        raise InputError("search makes its trials one after the other, here: leave --scheduler out")
     base = run.configs[0]
     if base.frontend != "waveform":
         raise InputError(f"{base.name} starts from stored log-mels: search takes waveforms")

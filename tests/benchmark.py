@@ -1,23 +1,29 @@
 """How fast and how frugal, against plain references measured in the same run.
 
     .venv/bin/python tests/benchmark.py [training] [prediction] [features] [preprocessing] [memory]
+    .venv/bin/python tests/benchmark.py cluster
 
-All parts by default: ten minutes on two cores with bfloat16, half an hour on two without. Each
-figure is the median of several runs, ours and the reference's by turns. Nothing is asserted: the
-equality of results is what the tests are for.
+All parts but the last by default: ten minutes on two cores with bfloat16, half an hour on two
+without. Each figure is the median of several runs, ours and the reference's by turns. Nothing is
+asserted: the equality of results is what the tests are for.
 """
 
 import contextlib
 import dataclasses
+import heapq
 import io
 import itertools
 import os
+import pickle
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "code"))
@@ -25,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "code"))
 import fast  # noqa: F401
 
 # isort: split
+import distributed
 import keras
 import librosa
 import numpy as np
@@ -32,11 +39,17 @@ import pandas as pd
 import soundfile as sf
 
 import config
+from clips.dataset import Split
+from clips.demo import make_demo_dataset
+from clips.files import ClipFile
 from clips.store import ClipStore
+from cluster import processes, start_scheduler, worker
 from fast import precision
 from fast.layers import Conv2D, FusedBatchNormalization
+from runs import space
 from solution.crops import Examples, prefetch, training_batches
 from solution.features import PERCENTILES, global_features
+from solution.folds import assign_folds
 from solution.models import build_tagger, front_end
 from solution.scoring import Scorer
 from solution.training import Learner
@@ -357,17 +370,135 @@ def step_memory():
         print(f"training v1mix, batch {batch}: {peak:.2f} GB", flush=True)
 
 
+# --- several machines -----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def workers(folder: Path, n_workers: int, n_cores: int) -> Iterator[tuple]:
+    """The client and the file of a scheduler with so many workers on so many cores each."""
+    with processes() as start:
+        file = start_scheduler(start, folder)
+        for number in range(n_workers):
+            cores = ",".join(str(number * n_cores + core) for core in range(n_cores))
+            start("taskset", "-c", cores, *worker(file, "--host", "127.0.0.1"), cwd=folder)
+        client = distributed.Client(scheduler_file=str(file))
+        client.wait_for_workers(n_workers)
+        yield client, file
+        client.close()
+
+
+def demo_on_workers():
+    """Training the demo, all in one go: one worker of two cores, and two of one."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        make_demo_dataset(root / "in")
+        options = ["--input", str(root / "in"), "--profile", "demo", "--output"]
+        subprocess.run(
+            [sys.executable, CODE / "preprocess.py", *options, root / "0"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        for n_workers in (1, 2):
+            output = root / str(n_workers)
+            shutil.copytree(root / "0", output)
+            with workers(root, n_workers, 2 // n_workers) as (client, file):
+                started = time.perf_counter()
+                subprocess.run(
+                    [sys.executable, CODE / "train.py", *options, output, "--scheduler-file", file],
+                    check=True,
+                    env={**os.environ, "RUN_SH_STAGES": "pretrain train"},
+                    stdout=subprocess.DEVNULL,
+                )
+                seconds = time.perf_counter() - started
+                empty = time.perf_counter()
+                client.gather([client.submit(abs, -number, pure=False) for number in range(500)])
+                overhead = (time.perf_counter() - empty) / 500
+            file.unlink()
+            print(
+                f"the demo's five trainings, {n_workers} workers of {2 // n_workers} cores: "
+                f"{seconds:.1f} s; an empty task takes {overhead * 1e3:.1f} ms",
+                flush=True,
+            )
+
+
+def published_run(n_noisy=19_815, n_curated=4_970, batch=4):
+    """What the longest chain is, and how long so many GPUs take; a step of v1mix is the unit.
+
+    From the measured steps of each network on this machine. A clip that is scored, three views
+    without gradients, counts as one that is trained on; early stops are left out.
+    """
+    configs = config.experiments("published")
+    names = dict.fromkeys([c.name for c in configs] + [c.pretrained_by for c in configs])
+    inputs, labels = random_inputs(batch), np.zeros((batch, N_CLASSES), np.float32)
+    steps = {}
+    for name in names:
+        model = Learner(config.EXPERIMENTS[name], N_CLASSES).model
+        (steps[name],) = by_turns(lambda m=model: m.train_on_batch(inputs, labels), seconds=6)
+    cost = {name: seconds / steps["v1mix"] for name, seconds in steps.items()}
+    print("a step, v1mix is 1: " + ", ".join(f"{n} {c:.2f}" for n, c in cost.items()))
+    pretraining = {
+        c.pretrained_by: c.pretraining.epochs * (n_noisy + n_curated) * cost[c.pretrained_by]
+        for c in configs
+    }
+    fold = {c.name: c.training.epochs * n_curated * cost[c.name] for c in configs}
+    whole = sum(pretraining.values()) + sum(c.n_folds * fold[c.name] for c in configs)
+    chain = max(pretraining[c.pretrained_by] + fold[c.name] for c in configs)
+    print(f"all: {whole / 1e6:.1f} million clips of v1mix; longest chain {chain / whole:.1%} of it")
+    for n_gpus in (1, 8, 60):
+        free, ready = [0.0] * n_gpus, {}  # when each GPU is free, and each pretraining there
+        for name, seconds in pretraining.items():
+            heapq.heapreplace(free, end := free[0] + seconds)
+            ready[name] = end
+        folds = [(ready[c.pretrained_by], fold[c.name]) for c in configs for _ in range(c.n_folds)]
+        for start, seconds in sorted(folds):
+            heapq.heapreplace(free, max(free[0], start) + seconds)
+        print(f"on {n_gpus} GPUs: {max(free) / whole:.1%} of the time on one")
+
+
+def two_million_clips(n_clips=2_000_000, seconds=10):
+    """Files and memory, from the formulas of `space` and 10^5 rows; and the fold table."""
+    per_clip = {
+        "samples and features": 2 * RATE * seconds + 4 * 128 * 12,
+        "views, if scored": space.views_bytes(1, V1MIX),
+    }
+    for what, n_bytes in per_clip.items():
+        print(f"{n_clips:,} clips of {seconds} s: {what} {n_bytes * n_clips / 1e12:.2f} TB")
+    n_rows = 100_000
+    tracemalloc.start()
+    names = [f"{number:08x}.wav" for number in range(n_rows)]
+    split = Split(
+        names, [ClipFile(CODE, name) for name in names], np.zeros((n_rows, N_CLASSES), np.int8)
+    )
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    print(
+        f"their table: {taken / n_rows * n_clips / 1e9:.1f} GB; for workers, on the disk "
+        f"{len(pickle.dumps(split)) / n_rows * n_clips / 1e9:.1f} GB"
+    )
+    rng = np.random.default_rng(0)
+    shares = 1 / np.arange(1, N_CLASSES + 1)
+    for n_rows in (100_000, 1_000_000):
+        labels = np.zeros((n_rows, N_CLASSES), np.int8)
+        for n_labelled in (n_rows, n_rows // 7):  # some have two labels
+            drawn = rng.choice(N_CLASSES, n_labelled, p=shares / shares.sum())
+            labels[np.arange(n_labelled), drawn] = 1
+        started = time.perf_counter()
+        assign_folds(labels)
+        print(f"assign_folds, {n_rows:,} rows: {time.perf_counter() - started:.1f} s", flush=True)
+
+
 PARTS = {
     "features": [features],
     "preprocessing": [preprocessing],
     "prediction": [prediction],
     "training": [pipeline, parts_of_a_step, training],
     "memory": [growth, step_memory],
+    "cluster": [two_million_clips, published_run, demo_on_workers],
 }
 
 
 def main() -> None:
-    chosen = sys.argv[1:] or list(PARTS)
+    chosen = sys.argv[1:] or list(PARTS)[:-1]
     for name in chosen:
         if name not in PARTS:
             sys.exit(f"there is no part {name!r}; there are {', '.join(PARTS)}")

@@ -42,9 +42,14 @@ TINY = {
 @pytest.fixture(scope="session")
 def tiny_profile():
     """The profile `tiny`, for `--profile tiny`."""
-    config.PROFILES["tiny"] = config.Profile(("v1mix", "max3exam"), TINY)
+    dask_setup()
     yield "tiny"
     del config.PROFILES["tiny"]
+
+
+def dask_setup(worker=None):
+    """The profile `tiny`; Dask's workers call this where `conftest` is their preload."""
+    config.PROFILES["tiny"] = config.Profile(("v1mix", "max3exam"), TINY)
 
 
 def open_writer(folder: Path, settings: dict, source: str = "#source") -> clipstore.Writer:

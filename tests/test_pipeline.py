@@ -15,12 +15,9 @@ import pytest
 
 import config
 import ensemble
-import predict
-import pretrain
 import storage
-import train
 from conftest import run_of
-from runs import command_line, resume
+from runs import command_line, resume, work
 from solution import metrics
 from solution.training import Learner
 
@@ -75,12 +72,13 @@ def run(finished):
     return run_of(*finished[2])
 
 
-def trainings_of(work, run, tasks, monkeypatch):
+def trainings_of(function, run, tasks, monkeypatch):
     """What would be trained: (result, training) of each task."""
     found = []
     with monkeypatch.context() as patch:
         patch.setattr(resume, "complete", lambda *arguments: found.append(arguments[:2]))
-        work(run, tasks)
+        for task in tasks:
+            function(run, *task)
     return found
 
 
@@ -94,7 +92,7 @@ def test_networks_are_trained_on_the_other_folds_from_the_pretrained_weights(run
         original(learner, part, weights)
 
     monkeypatch.setattr(Learner, "restart", restart)
-    trainings = trainings_of(train.train_folds, run, tasks, monkeypatch)
+    trainings = trainings_of(work.train_fold, run, tasks, monkeypatch)
     pretrained = run.root / "models" / "v1mix" / "pretrained.weights.h5"
     assert starts == [(chosen, f"fold{fold}", pretrained) for chosen, fold in tasks]
     for (chosen, fold), (result, training) in zip(tasks, trainings, strict=True):
@@ -111,7 +109,7 @@ def test_networks_are_trained_on_the_other_folds_from_the_pretrained_weights(run
 def test_pretraining_is_on_the_noisy_clips_and_scored_on_the_curated_ones(run, monkeypatch):
     configs = run.pretrainings()
     assert [chosen.name for chosen in configs] == ["v1mix"]
-    ((_, training),) = trainings_of(pretrain.pretrain, run, configs, monkeypatch)
+    ((_, training),) = trainings_of(work.pretrain, run, [configs], monkeypatch)
     assert training.schedule == configs[0].pretraining
     for clips, split in ((training.examples, "noisy"), (training.validation, "curated")):
         assert clips.store.fnames == run.dataset[split].fnames
@@ -283,7 +281,7 @@ def test_scores_that_are_no_numbers_reach_no_table(finished, run_stage, monkeypa
     _, _, arguments, _ = finished
     one = (*arguments, "--experiments", "v1mix", "--folds", "0")
     with monkeypatch.context() as patch:
-        patch.setattr(predict, "score_all", lambda *_: np.full((8, 3), np.nan))
+        patch.setattr(work, "score_all", lambda *_: np.full((8, 3), np.nan))
         with pytest.raises(SystemExit, match="v1mix fold 0 gives scores that are no numbers"):
             run_stage("predict", *one, "--force")
     with pytest.raises(SystemExit, match="run predict"):

@@ -1,22 +1,10 @@
-"""All GPUs of the machine at work: each takes its share of the trainings, in a process of its own.
+"""The GPUs of this machine: which may be used, and what they can."""
 
-Folds and experiments do not depend on one another, so a network per GPU needs no gradients to
-travel, and gives what one GPU would give. One network on all GPUs at once
-(`tf.distribute.MirroredStrategy`) would cut each batch of 32, and batch norm see its own part only.
-"""
-
-import concurrent.futures.process
-import contextlib
 import itertools
-import multiprocessing
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-
-from fast import processes
-from messages import KilledProcess
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -94,62 +82,3 @@ def usable() -> list[str]:
         )
     # A process sees one slice of a divided GPU (MIG) only, so that slices cannot be counted.
     return names if n_used and names[0].startswith("MIG") else names[:n_used]
-
-
-def share_out(function: Callable, run, tasks: list) -> None:
-    """`function(run, tasks)`: here where there are not several GPUs; else a share on each.
-
-    Parameters
-    ----------
-    function : Callable
-        Of a module, so that another process can import it.
-    run : Run
-    tasks : list
-        An experiment each, or an experiment and a fold.
-
-    Notes
-    -----
-    A share keeps the order of its tasks. If one fails, the others are stopped: what they had
-    finished is there, and the same command goes on.
-    """
-    if not tasks:
-        return
-    gpus = usable()[: len(tasks)]
-    if len(gpus) < 2:
-        function(run, tasks)
-        return
-    print(f"{len(tasks)} trainings or predictions on {len(gpus)} GPUs")
-    try:
-        executors, futures = [], []
-        for number, gpu in enumerate(gpus):
-            with _seeing(gpu):  # the process is started by its first task
-                context = multiprocessing.get_context("spawn")
-                executor = concurrent.futures.ProcessPoolExecutor(
-                    1, context, processes.end_with, (processes.this(),)
-                )
-                executors.append(executor)
-                futures.append(executor.submit(function, run, tasks[number :: len(gpus)]))
-        for future in concurrent.futures.as_completed(futures):
-            future.result()
-    except BaseException as error:
-        for process in multiprocessing.active_children():
-            process.terminate()
-        if isinstance(error, concurrent.futures.process.BrokenProcessPool):
-            raise KilledProcess("the process of a GPU") from error
-        raise
-    finally:
-        for executor in executors:
-            executor.shutdown()
-
-
-@contextlib.contextmanager
-def _seeing(gpu: str) -> Iterator[None]:
-    """Processes that are started in this block see this GPU only."""
-    former = os.environ.get(VISIBLE)
-    os.environ[VISIBLE] = gpu
-    try:
-        yield
-    finally:
-        os.environ.pop(VISIBLE)
-        if former is not None:
-            os.environ[VISIBLE] = former

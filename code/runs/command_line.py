@@ -41,6 +41,9 @@ def prepare(args: argparse.Namespace) -> Run:
     InputError
         If the dataset is faulty, or a profile, experiment or fold does not exist.
     """
+    if scheduler := _scheduler(args):  # whose workers have other working folders
+        args.output = args.output.resolve()
+        args.input = args.input and args.input.resolve()
     root, demo_input = args.input or PROJECT / "input", args.output / "demo_input"
     synthetic = args.input is None and not dataset.is_present(root)
     profile = args.profile or ("demo" if synthetic else "published")
@@ -71,8 +74,15 @@ def prepare(args: argparse.Namespace) -> Run:
             demo.make_demo_dataset(root)
     return Run(
         *(dataset.load(root), args.output, profile, overrides, configs, folds),
-        *(args.skip_unreadable, args.force),
+        *(args.skip_unreadable, args.force, scheduler),
     )
+
+
+def _scheduler(args: argparse.Namespace) -> dict:
+    """Dask's, by address or by the file that it wrote; empty where none is named."""
+    if args.scheduler_file:
+        return {"scheduler_file": str(args.scheduler_file)}
+    return {"address": args.scheduler} if args.scheduler else {}
 
 
 def require_backend(configs: list[config.Config]) -> None:
@@ -153,6 +163,13 @@ def _parser(description: str) -> argparse.ArgumentParser:
         "--force",
         action="store_true",
         help="make results again that are there already, and those half made from their start",
+    )
+    cluster = parser.add_mutually_exclusive_group()
+    cluster.add_argument(
+        "--scheduler", metavar="ADDRESS", help="the Dask scheduler whose workers take part"
+    )
+    cluster.add_argument(
+        "--scheduler-file", type=Path, metavar="FILE", help="the same, by the file that it wrote"
     )
     return parser
 

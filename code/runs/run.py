@@ -62,6 +62,7 @@ class Run:
     folds: list[int]  # to work on
     skip_unreadable: bool = False  # leave out training clips that cannot be read
     force: bool = False  # make results again that are there
+    scheduler: dict = dataclasses.field(default_factory=dict)  # Dask's, as its client takes it
 
     def __getstate__(self) -> dict:
         """For other processes; results, which are cached here, are declared there anew."""

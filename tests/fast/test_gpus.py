@@ -1,19 +1,14 @@
-"""Several GPUs: each gets a share in a process of its own. Processes are real, GPUs are not."""
+"""Which GPUs are used. None of them is real."""
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 import types
 
 import pytest
 
 from fast import gpus
-from messages import InputError, PipelineError
 
-ORDER = list("abcde")
 capabilities_of_this_machine = gpus.capabilities
 
 
@@ -23,62 +18,10 @@ def four_usable_gpus(monkeypatch):
     monkeypatch.setattr(gpus, "capabilities", lambda: [(8, 0)] * 4)
 
 
-def note(folder, tasks):
-    """Write down which GPU this process sees, and what it has to do."""
-    (folder / f"gpu{os.environ.get(gpus.VISIBLE, '')}").write_text(f"{os.getpid()} {tasks}")
-
-
-def fail_on_the_second(folder, tasks):
-    if tasks[0] == "b":
-        raise InputError("no such clip")
-    time.sleep(5)
-    (folder / "went on").touch()
-
-
-def die_on_the_second(folder, tasks):
-    if tasks[0] == "b":
-        os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(5)
-    (folder / "went on").touch()
-
-
-def test_each_takes_its_share_in_order(tmp_path, monkeypatch):
-    monkeypatch.setenv(gpus.VISIBLE, "3,GPU-5")
-    gpus.share_out(note, tmp_path, ORDER)
-    assert (tmp_path / "gpu3").read_text().endswith(" ['a', 'c', 'e']")
-    assert (tmp_path / "gpuGPU-5").read_text().endswith(" ['b', 'd']")
-    processes = {path.read_text().split()[0] for path in tmp_path.iterdir()}
-    assert len(processes | {str(os.getpid())}) == 3
-    assert os.environ[gpus.VISIBLE] == "3,GPU-5"
-
-
 @pytest.mark.parametrize("visible", ["", "-1", "2"])
-def test_one_or_none_works_in_this_process(tmp_path, monkeypatch, visible):
+def test_one_or_none_can_be_chosen(monkeypatch, visible):
     monkeypatch.setenv(gpus.VISIBLE, visible)
-    assert gpus.visible() == ["2"] * (visible == "2")
-    gpus.share_out(note, tmp_path, ORDER)
-    assert (tmp_path / f"gpu{visible}").read_text() == f"{os.getpid()} {ORDER}"
-
-
-def test_no_more_processes_than_tasks(tmp_path, monkeypatch):
-    monkeypatch.setenv(gpus.VISIBLE, "0,1,2,3")
-    gpus.share_out(note, tmp_path, ["a"])
-    assert (tmp_path / "gpu0,1,2,3").read_text().startswith(f"{os.getpid()} ")
-    gpus.share_out(note, tmp_path / "nowhere", [])
-
-
-@pytest.mark.parametrize(
-    ("function", "error", "message"),
-    [
-        (fail_on_the_second, InputError, "no such clip"),
-        (die_on_the_second, PipelineError, "the system killed the process of a GPU"),
-    ],
-)
-def test_an_error_of_one_ends_the_others(tmp_path, monkeypatch, function, error, message):
-    monkeypatch.setenv(gpus.VISIBLE, "0,1")
-    with pytest.raises(error, match=message):
-        gpus.share_out(function, tmp_path, ORDER)
-    assert not (tmp_path / "went on").exists()
+    assert gpus.usable() == gpus.visible() == ["2"] * (visible == "2")
 
 
 def test_all_of_the_machine_are_found_where_none_is_chosen(monkeypatch):
@@ -128,22 +71,19 @@ def test_what_is_chosen_is_read_as_cuda_reads_it(monkeypatch, chosen, expected):
         ("2", 1, ["2"]),
     ],
 )
-def test_only_what_the_backend_can_use_gets_a_share(monkeypatch, chosen, n_used, expected):
+def test_only_what_the_backend_can_use_is_used(monkeypatch, chosen, n_used, expected):
     monkeypatch.setenv(gpus.VISIBLE, chosen)
     monkeypatch.setattr(gpus, "capabilities", lambda: [(8, 0)] * n_used)
     assert gpus.usable() == expected
 
 
-def test_gpus_that_the_backend_cannot_use_are_said_to_be_there(tmp_path, monkeypatch, capsys):
+def test_gpus_that_the_backend_cannot_use_are_said_to_be_there(monkeypatch, capsys):
     """As where CUDA's libraries are missing: no CPU training for each of them, side by side."""
     monkeypatch.setenv(gpus.VISIBLE, "0,1")
     monkeypatch.setattr(gpus, "capabilities", list)
-    gpus.share_out(note, tmp_path, ORDER)
-    assert (tmp_path / "gpu0,1").read_text() == f"{os.getpid()} {ORDER}"
+    assert gpus.usable() == []
     said = capsys.readouterr().err
     assert "warning: tensorflow can use no GPU that CUDA_VISIBLE_DEVICES names (0, 1), so" in said
-    gpus.share_out(note, tmp_path, [])
-    assert capsys.readouterr().err == ""  # there is nothing to compute
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there may be GPUs")

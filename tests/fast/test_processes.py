@@ -13,8 +13,11 @@ import pytest
 
 import config
 from clips import prepare
+from clips.dataset import SPLITS, Dataset, Split
 from fast import gpus, processes
 from messages import KilledProcess
+from runs import tasks
+from runs.run import Run
 
 
 def linger(folder: Path, _=None):
@@ -34,8 +37,19 @@ class LingeringClip:
 
 
 def on_two_gpus(folder: Path):
-    os.environ[gpus.VISIBLE], gpus.capabilities = "0,1", lambda: [(8, 0)] * 2
-    gpus.share_out(linger, folder, ["a", "b"])
+    gpus.usable = lambda: ["0", "1"]
+    splits = {name: Split([], [], None) for name in SPLITS}
+    run = Run(Dataset([], splits), folder.parent / "out", "tiny", {}, [], [])
+    run.root.mkdir()
+    tasks.run_all(run, [tasks.Task(name, linger_in_task, never, (folder,)) for name in "ab"])
+
+
+def linger_in_task(_, folder: Path):
+    linger(folder)
+
+
+def never(run: Run, *_):
+    return run.result("never", "train", ())
 
 
 def on_all_cores(folder: Path):
@@ -60,6 +74,8 @@ def within(seconds: float, condition) -> bool:
 
 @pytest.mark.parametrize("work", [on_two_gpus, on_all_cores])
 def test_end_soon_after(work, tmp_path):
+    tmp_path = tmp_path / "held"
+    tmp_path.mkdir()
     stage = multiprocessing.get_context("spawn").Process(target=work, args=(tmp_path,))
     stage.start()
     n_processes = min(2, len(os.sched_getaffinity(0)))

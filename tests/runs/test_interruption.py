@@ -8,30 +8,40 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
+import config
+import storage
+from clips import prepare, store
+from cluster import processes, start_scheduler, worker
+from conftest import TINY
 from runs import command_line
 
 STARTED = "clips/curated/samples.i16"  # preprocessing is at work
 CHECKPOINTS = {"pretrain": "pretrained.checkpoint", "train": "fold?.checkpoint"}
 
 
-def run_in_process(stage, arguments, log):
-    """A stage as the command line runs it, in a process of its own."""
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    import importlib
+def dask_setup(worker=None):
+    """The profile `tiny` of these tests: small steps, so that there is much to be interrupted.
 
-    import config
-    import storage
-    from clips import prepare, store
-    from conftest import TINY
-
-    # Small steps, so that there is much to be interrupted. From stored log-mels, for once.
+    In this process; Dask's workers call this where this module is their preload.
+    """
+    # From stored log-mels, for once.
     longer = config.Schedule(4, milestones=(2,), mixup_prob=0.6)
     settings = {**TINY, "frontend": "logmel", "pretraining": longer, "training": longer}
     config.PROFILES["tiny"] = config.Profile(("v1mix",), settings)
     store.BATCH_CLIPS, prepare.CLIPS_IN_ROUND = 3, 4
     storage.SECONDS_BETWEEN = 0
+
+
+def run_in_process(stage, arguments, log, stages=""):
+    """A stage as the command line runs it, in a process of its own."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    import importlib
+
+    dask_setup()
+    os.environ["RUN_SH_STAGES"] = stages
     sys.stdout = sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115
     sys.argv = [stage, *arguments]
     status = 0
@@ -56,31 +66,50 @@ def context():
     del os.environ["TF_DETERMINISTIC_OPS"]
 
 
-def test_killed_at_random_moments(context, make_clips, tmp_path):
-    root = make_clips(sizes={"curated": 16, "noisy": 16, "test": 16}).write(tmp_path / "in")
-    rng = random.Random(20261123)
+class Stages:
+    """Starts stages on sixteen clips of each split, in processes."""
 
-    def start(stage, output):
-        arguments = ["--input", str(root), "--output", str(output), "--profile", "tiny"]
-        process = context.Process(
-            target=run_in_process, args=(stage, arguments, str(tmp_path / "log"))
+    def __init__(self, context, root, make_clips):
+        self.context, self.root, self.log = context, root, root / "log"
+        make_clips(sizes={"curated": 16, "noisy": 16, "test": 16}).write(root / "in")
+
+    def start(self, stage, output, *options, **environment):
+        arguments = ["--input", str(self.root / "in"), "--output", str(self.root / output)]
+        arguments += ["--profile", "tiny", *options]
+        process = self.context.Process(
+            target=run_in_process, args=(stage, arguments, str(self.log)), kwargs=environment
         )
         process.start()
         return process
 
-    def finish(stage, output):
-        """Run to the end; gives the seconds that took."""
-        started = time.monotonic()
-        process = start(stage, output)
-        process.join(120)
-        assert process.exitcode == 0, (tmp_path / "log").read_text()[-3000:]
-        return time.monotonic() - started
+    def finish(self, process):
+        process.join(150)
+        assert process.exitcode == 0, self.log.read_text()[-3000:]
 
-    def kill(stage, output, seconds):
+    def submission(self, output):
+        return (self.root / output / "submission.csv").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def stages(context, make_clips, tmp_path_factory):
+    """With one run that nothing happened to, in the folder `whole`; and how long each took."""
+    stages, stages_took = Stages(context, tmp_path_factory.mktemp("runs"), make_clips), {}
+    for stage in command_line.STAGES:
+        started = time.monotonic()
+        stages.finish(stages.start(stage, "whole"))
+        stages_took[stage] = time.monotonic() - started
+    stages.seconds = stages_took
+    return stages
+
+
+def test_killed_at_random_moments(stages):
+    rng, killed = random.Random(20261123), stages.root / "killed"
+
+    def kill(stage, seconds):
         """At a random moment; where there are epochs, after the first or later."""
-        process = start(stage, output)
+        process = stages.start(stage, "killed")
         if stage in CHECKPOINTS:
-            while process.is_alive() and not list(output.rglob(CHECKPOINTS[stage])):
+            while process.is_alive() and not list(killed.rglob(CHECKPOINTS[stage])):
                 time.sleep(0.01)
             seconds = rng.uniform(0, 0.5)
         process.join(seconds)
@@ -89,17 +118,46 @@ def test_killed_at_random_moments(context, make_clips, tmp_path):
         return process.exitcode == -signal.SIGKILL
 
     for stage in command_line.STAGES:
-        seconds = finish(stage, tmp_path / "whole")
-        moments = [rng.uniform(0.2, 0.9) * seconds for _ in range(3)]
-        killed = [kill(stage, tmp_path / "killed", moment) for moment in moments]
-        assert any(killed), stage  # a later attempt may be through before its moment
-        finish(stage, tmp_path / "killed")
-    whole, killed = (
-        (tmp_path / name / "submission.csv").read_bytes() for name in ("whole", "killed")
-    )
-    assert whole == killed
-    assert "going on after epoch" in (tmp_path / "log").read_text()
-    assert not list((tmp_path / "killed").rglob("*.checkpoint"))
+        moments = [rng.uniform(0.2, 0.9) * stages.seconds[stage] for _ in range(3)]
+        hit = [kill(stage, moment) for moment in moments]
+        assert any(hit), stage  # a later attempt may be through before its moment
+        stages.finish(stages.start(stage, "killed"))
+    assert stages.submission("killed") == stages.submission("whole")
+    assert "going on after epoch" in stages.log.read_text()
+    assert not list(killed.rglob("*.checkpoint"))
+
+
+def test_two_workers_that_are_killed_at_random_moments(stages, monkeypatch):
+    """The bytes of a run without them. Of any task, two workers may be killed."""
+    monkeypatch.setenv("DASK_DISTRIBUTED__WORKER__PRELOAD", '["test_interruption"]')
+    rng, n_killed, before = random.Random(20261128), 0, len(stages.log.read_text())
+    with processes() as start:
+        file = start_scheduler(start, stages.root)
+        nannies = psutil.Process(start(*worker(file, "--nworkers", 2), cwd=stages.root).pid)
+
+        def kill_one():
+            found = [child for child in nannies.children() if "spawn_main" in str(child.cmdline())]
+            rng.choice(found).kill()
+
+        for stage in ("preprocess", "pretrain", "train", "predict"):
+            options = ("--scheduler-file", str(file))
+            process = stages.start(stage, "workers", *options, stages="pretrain train")
+            for _ in range(2 * (stage == "train")):
+                checkpoints = {*(stages.root / "workers").rglob("*.checkpoint")}
+                while process.is_alive() and not checkpoints:
+                    time.sleep(0.01)
+                    checkpoints = {*(stages.root / "workers").rglob("*.checkpoint")}
+                process.join(rng.uniform(0, 0.5))
+                if process.is_alive():
+                    kill_one()
+                    n_killed += 1
+            stages.finish(process)
+    stages.finish(stages.start("ensemble", "workers"))
+    assert n_killed
+    assert stages.submission("workers") == stages.submission("whole")
+    said = stages.log.read_text()[before:]
+    for part in ("pretrain: in one go with train", "v1mix fold1: on ", "going on after epoch"):
+        assert part in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

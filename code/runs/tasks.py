@@ -1,0 +1,445 @@
+"""Work side by side: a task makes one result, in this process or on one of Dask's workers.
+
+In this process where there is one device. Where there are several GPUs, on a Dask cluster of this
+machine with a worker for each; with `--scheduler`, on the workers of that scheduler, which share
+the folders of input, output and code. Each network trains alone on its device: a network per GPU
+needs no gradients to travel, and gives what one GPU would give.
+
+What is sent is small: tasks. What they work on, a `Run`, lies in the output folder, in a file that
+also shows that a worker sees this folder. A worker holds a lock while it makes a result, so that no
+two make it at once: neither one that was taken for dead nor one of a run that was killed.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import importlib.metadata
+import importlib.util
+import io
+import logging
+import os
+import pickle
+import platform
+import re
+import socket
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import messages
+from fast import gpus
+from messages import KilledProcess, PipelineError
+from runs.results import Result, differences, fingerprint
+from runs.run import Run
+from storage import lock
+
+CODE = Path(__file__).resolve().parents[1]
+FOLDER = ".cluster"  # below the output folder
+DECIDING = ("KERAS_BACKEND", "TF_DETERMINISTIC_OPS")  # of the environment: other results, or none
+BATCHES_FOR_EACH = 2  # of clips, for each worker, so that none waits for the next
+SECONDS_TO_STOP = 20
+
+
+@dataclass(frozen=True)
+class Task:
+    """One result that is to be made.
+
+    Parameters
+    ----------
+    name : str
+        As messages call it.
+    function : Callable
+        `function(run, *args)` makes the result; of a module that workers can import.
+    result : Callable
+        `result(run, *args)`, such as `Run.fold`: what is made.
+    args : tuple
+    needs : tuple of str
+        Names of tasks that come first.
+    """
+
+    name: str
+    function: Callable
+    result: Callable[..., Result]
+    args: tuple
+    needs: tuple[str, ...] = ()
+
+
+@functools.cache
+def devices(run: Run) -> list[str]:
+    """The GPUs that share the tasks; warns of those that cannot be used."""
+    return gpus.usable()
+
+
+def side_by_side(run: Run) -> bool:
+    """Are there workers, or is everything done in this process, one thing after the other?"""
+    return bool(run.scheduler) or len(devices(run)) > 1
+
+
+def in_one_go(run: Run) -> bool:
+    """Is this a stage of a run of both `pretrain` and `train`, which workers do together?"""
+    return "pretrain train" in os.environ.get("RUN_SH_STAGES", "") and side_by_side(run)
+
+
+def run_all(run: Run, tasks: list[Task]) -> None:
+    """Make all of these results: here, in this order, or side by side.
+
+    The first error stops all: what was finished is there, and the same command goes on.
+    """
+    if (len(tasks) < 2 and not run.scheduler) or not side_by_side(run):
+        for task in tasks:
+            task.function(run, *task.args)
+    elif tasks:
+        _run_on_workers(run, tasks)
+
+
+def in_order(run: Run, function: Callable, batches: Iterator, *args) -> Iterator:
+    """`function(batch, *args)` of each batch from the workers, in order.
+
+    No more than a few batches for each worker are under way or wait to be fetched.
+    """
+    with _connected(run) as (client, path):
+        under_way = collections.deque()
+        for number, batch in enumerate(batches):
+            if len(under_way) >= BATCHES_FOR_EACH * max(1, len(client.nthreads())):
+                yield under_way.popleft().result()
+            key = f"batch {number} {path.name}"
+            under_way.append(client.submit(_call, path, function, batch, *args, key=key))
+        while under_way:
+            yield under_way.popleft().result()
+
+
+# --- on this side ---------------------------------------------------------------------------------
+
+
+def _run_on_workers(run: Run, tasks: list[Task]) -> None:
+    from distributed import as_completed
+
+    with _connected(run, len(tasks)) as (client, path):
+        for address, n_threads in client.nthreads().items():
+            if n_threads > 1:
+                raise PipelineError(
+                    f"worker {address} has {n_threads} threads, and a network takes a process of "
+                    "its own: start workers with --nthreads 1"
+                )
+        futures = {}
+        with messages.progress_bar("tasks", len(tasks), "task") as bar:
+            client.subscribe_topic(path.name, functools.partial(_show, bar, {}))
+            for task in tasks:
+                needs = [futures[name] for name in task.needs]
+                key = f"{task.name} {path.name}"
+                futures[task.name] = client.submit(_do, task, path, *needs, key=key)
+            for future in as_completed(futures.values(), loop=client.loop):
+                future.result()
+                bar.update()
+
+
+def _show(bar, at_work: dict[str, str], event) -> None:
+    """A line of a task: where it is now, or, from None on, that it is over; and print it."""
+    _, (name, where, stream, line) = event
+    if line is None:
+        at_work.pop(name, None)
+    else:
+        at_work[name] = where
+        bar.write(line if line.startswith(name) else f"{name}: {line}", file=getattr(sys, stream))
+    bar.set_postfix_str(", ".join(f"{name} on {where}" for name, where in at_work.items()))
+
+
+@contextlib.contextmanager
+def _connected(run: Run, most: int | None = None) -> Iterator[tuple]:
+    """Dask's client, and the file that tells workers what they work on; they are looked at first.
+
+    Whatever ends this block early also stops what the workers do.
+
+    Raises
+    ------
+    PipelineError
+        If no scheduler answers or it is lost, or a worker is not like this process.
+    KilledProcess
+        If a task takes down one worker after the other.
+    """
+    folder = run.root.resolve() / FOLDER
+    folder.mkdir(exist_ok=True)
+    for left in folder.glob("run-*"):  # by a run that was killed
+        left.unlink()
+    # Dask would write its defaults below HOME.
+    os.environ.setdefault("DASK_CONFIG", str(folder))
+    import distributed
+    from distributed.comm import CommClosedError
+
+    warnings.filterwarnings("ignore", category=distributed.versions.VersionMismatchWarning)
+    for name in [*logging.root.manager.loggerDict]:
+        if name.startswith("distributed"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    with contextlib.ExitStack() as stack:
+        path = stack.enter_context(_left_for_workers(run, folder))
+        try:
+            client = stack.enter_context(_client(run, folder, most))
+            print(
+                f"Dask's workers of {client.scheduler.address} take part; dashboard: "
+                f"{client.dashboard_link}"
+            )
+            client.wait_for_workers(1)
+            _require_alike(client, path)
+            try:
+                yield client, path
+            except BaseException:
+                if run.scheduler:  # workers of our own end with their cluster
+                    _stop(client, path)
+                raise
+        except distributed.KilledWorker as error:
+            raise KilledProcess(f"one worker after the other at {error.task}") from error
+        except (CommClosedError, distributed.client.FutureCancelledError) as error:
+            raise PipelineError(
+                "the connection to Dask's scheduler is lost: start one, and the same command goes "
+                "on from here"
+            ) from error
+
+
+@contextlib.contextmanager
+def _client(run: Run, folder: Path, most: int | None) -> Iterator:
+    """Of the scheduler that was named, or of one of our own with a worker for each GPU."""
+    import distributed
+
+    if not run.scheduler:
+        with (
+            _local_cluster(devices(run)[:most], folder) as cluster,
+            distributed.Client(cluster, set_as_default=False) as client,
+        ):
+            yield client
+        return
+    (named,) = run.scheduler.values()
+    try:
+        if "scheduler_file" in run.scheduler:
+            Path(named).open().close()  # Dask would wait for it without end
+        client = distributed.Client(**run.scheduler, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:  # no address, no such file, no certificate
+        raise PipelineError(f"no Dask scheduler answers at {named}: {error}") from error
+    with client:
+        yield client
+
+
+def _local_cluster(names: list[str], folder: Path):
+    """A scheduler and a worker for each GPU, which listen to this machine only."""
+    from distributed import Nanny, Scheduler, SpecCluster
+
+    loopback = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    options = {
+        **loopback,
+        "nthreads": 1,
+        "memory_limit": 0,  # the system's
+        "local_directory": str(folder),
+        "silence_logs": logging.CRITICAL,
+    }
+    workers = {
+        number: {"cls": Nanny, "options": {**options, "env": {gpus.VISIBLE: name}}}
+        for number, name in enumerate(names)
+    }
+    scheduler = {"cls": Scheduler, "options": loopback}
+    return SpecCluster(workers, scheduler, silence_logs=logging.CRITICAL)
+
+
+def _stop(client, path: Path) -> None:
+    """End the tasks that are at work: a worker's process is started anew, which ends its own."""
+    from distributed import Future
+
+    with contextlib.suppress(Exception):  # of workers or a scheduler that are gone
+        at_work = client.processing().items()
+        busy = [address for address, keys in at_work if any(path.name in str(key) for key in keys)]
+        client.cancel([Future(key, client) for key in client.futures])  # not again elsewhere
+        client.restart_workers(busy, timeout=SECONDS_TO_STOP, raise_for_error=False)
+
+
+def _require_alike(client, path: Path) -> None:
+    """Each worker has our code, sees our folders, and has what has to be the same.
+
+    What is still at work there for an earlier run on this output folder, which was killed, is
+    ended. Workers that come later look for themselves, at their first task.
+    """
+    for address, found in client.run(importlib.util.find_spec, __name__, on_error="return").items():
+        origin = getattr(found, "origin", None)
+        if origin is None or Path(origin).resolve() != Path(__file__).resolve():
+            raise PipelineError(
+                f"worker {address} does not find {CODE}: it takes a shared file system, and "
+                f"workers that are started with PYTHONPATH={CODE}"
+            )
+    busy = []
+    for address, found in client.run(_look, path, on_error="return").items():
+        if isinstance(found, Exception):
+            raise found
+        probe, at_work = found
+        if not probe.is_file():
+            raise PipelineError(
+                f"what worker {address} writes into {path.parent} is not there: it takes a file "
+                "system that all machines share"
+            )
+        probe.unlink()
+        busy += [address] * at_work
+    if busy:
+        print(f"ending what an earlier run still does on {', '.join(busy)}")
+        client.restart_workers(busy, timeout=SECONDS_TO_STOP)
+
+
+# --- what both sides have in common ---------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _left_for_workers(run: Run, folder: Path) -> Iterator[Path]:
+    """A file that says what workers work on, and on what they have to agree before."""
+    files = [file for split in run.dataset.splits.values() for file in split.files]
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="run-", delete=False) as file:
+        pickle.dump({"folders": {file.container for file in files}, "traits": _traits()}, file)
+        # Already forced, where anything was; and a task that another worker takes over goes on.
+        pickle.dump(dataclasses.replace(run, root=run.root.resolve(), force=False), file)
+    path = Path(file.name)
+    try:
+        yield path
+    finally:
+        path.unlink()
+
+
+def _traits() -> dict[str, str]:
+    """What has to be the same in all processes, for the same results."""
+    pins = re.findall(r"^[\w-]+", (CODE.parent / "requirements.txt").read_text(), re.MULTILINE)
+    found = {"Python": platform.python_version()}
+    for name in dict.fromkeys(pins):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    modules = sorted(CODE.rglob("*.py"))
+    found["code"] = fingerprint(*[path.read_bytes() for path in modules])
+    return found | {name: os.environ.get(name, "") for name in DECIDING}
+
+
+# --- on a worker ----------------------------------------------------------------------------------
+
+
+_at_work = set()  # the output folders that this process makes a result in
+
+
+def _call(path: Path, function: Callable, *args):
+    _run_of(path)
+    return function(*args)
+
+
+def _do(task: Task, path: Path, *_) -> None:
+    """Make a task's result, unless another worker did, which was taken for dead or is killed now.
+
+    The rest of the arguments are the results of the tasks that came first: nothing.
+    """
+    run = _run_of(path)
+    _end_with_worker()
+    with _told(task.name, path.name), _alone(path.with_name(f"{task.name}.lock")):
+        if task.result(run, *task.args).fault() is not None:
+            task.function(run, *task.args)
+
+
+def _look(path: Path) -> tuple[Path, bool]:
+    """A file that was written beside this one, and whether this process is at work there."""
+    _run_of(path)
+    probe = path.with_name(f"{path.name}-{socket.gethostname()}-{os.getpid()}")
+    try:
+        probe.touch()
+    except OSError as error:
+        raise PipelineError(
+            f"worker {_here()} cannot write into {path.parent}: {error.strerror}"
+        ) from error
+    return probe, path.parent in _at_work
+
+
+@functools.lru_cache(maxsize=1)
+def _run_of(path: Path) -> Run:
+    """What the client left for the workers, where this one sees what it sees, and is like it."""
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise PipelineError(
+            f"worker {_here()} does not see {path.parent}, where this run writes "
+            f"({error.strerror}): it takes a file system that all machines share"
+        ) from error
+    with file:
+        seen = pickle.load(file)
+        for folder in seen["folders"]:
+            if not folder.exists():
+                raise PipelineError(
+                    f"worker {_here()} does not see {folder}, where clips lie: it takes a file "
+                    "system that all machines share"
+                )
+        if changes := differences(seen["traits"], _traits()):
+            raise PipelineError(
+                f"worker {_here()} is not like this process ({', '.join(changes)}): start it anew "
+                "with the same Python, packages, code and environment"
+            )
+        return pickle.load(file)
+
+
+@functools.cache
+def _end_with_worker() -> None:
+    """From now on this process ends where Dask's worker does, at its task or not.
+
+    One that has lost its scheduler, or is to stop, would wait for the end of the training.
+    """
+    from distributed import get_worker
+    from distributed.core import Status
+
+    def watch(worker) -> None:
+        while worker.status not in (Status.closing, Status.closed, Status.failed):
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, args=(get_worker(),), daemon=True).start()
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a lock; it goes with the process, however that ends."""
+    _at_work.add(path.parent)
+    with path.open("a") as file:
+        try:
+            lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("waits for another process that is still at it")
+            lock(file.fileno(), fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            _at_work.discard(path.parent)
+
+
+@contextlib.contextmanager
+def _told(name: str, topic: str) -> Iterator[None]:
+    """What this block prints goes to the client, line by line, instead of this worker's log."""
+    from distributed import get_worker
+
+    def send(stream: str, line: str | None) -> None:
+        get_worker().log_event(topic, (name, _here(), stream, line))
+
+    out, err = (_Lines(functools.partial(send, stream)) for stream in ("stdout", "stderr"))
+    send("stdout", f"on {_here()}")
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            yield
+        finally:
+            send("stdout", None)
+
+
+class _Lines(io.TextIOBase):
+    """A stream that gives each line to a function; no terminal, so that there are no bars."""
+
+    def __init__(self, send: Callable[[str], None]):
+        self._send, self._begun = send, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            self._send(line)
+        return len(text)
+
+
+def _here() -> str:
+    return f"{socket.gethostname()} (process {os.getpid()})"

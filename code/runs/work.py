@@ -1,0 +1,122 @@
+"""What tasks do: pretrain a network, train a fold, predict with a fold; from files to files."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+import messages
+from config import Config
+from messages import InputError, PipelineError
+from runs import resume
+from runs.results import Result
+from runs.run import Run
+from runs.tasks import Task
+from solution.crops import Examples
+from solution.scoring import Scorer
+from solution.training import Learner, Training
+from storage import Checkpoint, write_scores
+
+# What serves all folds of an experiment is kept until the next one's turn.
+_learner, _scorer = (functools.lru_cache(maxsize=1)(kind) for kind in (Learner, Scorer))
+
+
+@functools.lru_cache(maxsize=1)
+def _examples(run: Run, split: str, config: Config) -> Examples:
+    return run.examples(split, config)
+
+
+def pretrainings(run: Run) -> list[Task]:
+    """The pretrainings that are still to be made, after a look at what they take.
+
+    Raises
+    ------
+    PipelineError
+        If clips or log-mels are not there, or no clip can be read.
+    """
+    run.require_clips("noisy", "curated")
+    noisy, curated = run.examples("noisy"), run.examples("curated")
+    if not len(run.dataset["noisy"]):
+        print("pretrain: no noisy clips, so training will start from random weights")
+        return []
+    if not len(noisy):
+        raise InputError(
+            "no noisy clip can be read: mend them, or take their table away to train without "
+            "pretraining"
+        )
+    if not len(curated):
+        raise InputError("no curated clip can be read: mend them, as there is nothing to train on")
+    pending = [config for config in run.pretrainings() if run.is_pending(run.pretrained(config))]
+    for split in ("noisy", "curated"):
+        run.require_made_of_clips(split, pending)
+    return [
+        Task(f"{config.name} pretrained", pretrain, Run.pretrained, (config,)) for config in pending
+    ]
+
+
+def pretrain(run: Run, config: Config) -> None:
+    """Pretrain the network of an experiment on all noisy clips, scored on all curated ones."""
+    classes = run.dataset.classes
+    training = Training(
+        _learner(config, len(classes)),
+        "pretrained",
+        run.examples("noisy", config),
+        _examples(run, "curated", config),
+        config.pretraining,
+        watch=resume.watch,
+    )
+    resume.complete(run.pretrained(config), training, classes)
+
+
+def train_fold(run: Run, config: Config, fold: int) -> None:
+    """Train the network of an experiment on the clips of the other folds, scored on this one's."""
+    classes, start = run.dataset.classes, run.start(config)
+    learner, curated = _learner(config, len(classes)), _examples(run, "curated", config)
+    held_out = run.clip_folds()[curated.clips] == fold
+    others = dataclasses.replace(curated, clips=curated.clips[~held_out])
+    validation = dataclasses.replace(curated, clips=curated.clips[held_out])
+    if not (len(others) and len(validation)):
+        raise InputError(f"fold {fold} has no readable clip to train on or to score")
+    weights = start.path(".weights.h5") if start else None
+    training = Training(
+        learner, f"fold{fold}", others, validation, config.training, weights, resume.watch
+    )
+    resume.complete(run.fold(config, fold), training, classes)
+
+
+def scores(run: Run, config: Config, fold: int, split: str) -> Result:
+    """What `predict_fold` makes."""
+    return run.test_scores(config, fold) if split == "test" else run.noisy_scores
+
+
+def predict_fold(run: Run, config: Config, fold: int, split: str) -> None:
+    """Score the clips of a split with the network of a fold."""
+    classes, result = run.dataset.classes, scores(run, config, fold, split)
+    scorer, clips = _scorer(config, len(classes)), _examples(run, split, config)
+    result.unseal()
+    scorer.load_weights(run.fold(config, fold).path(".weights.h5"))
+    label = f"{config.name} fold {fold}" + " on noisy clips" * (split == "noisy")
+    found = score_all(scorer, clips, label, result.checkpoint)
+    if not np.isfinite(found).all():
+        raise PipelineError(
+            f"{label} gives scores that are no numbers: train it again with "
+            "precision='float32' in code/config.py"
+        )
+    fnames = [clips.store.fnames[clip] for clip in clips.clips]
+    write_scores(result.path(".csv"), fnames, classes, found)
+    result.seal()
+
+
+def score_all(scorer: Scorer, clips: Examples, label: str, checkpoint: Checkpoint) -> np.ndarray:
+    """Scores of all clips, float32 (clips, classes); goes on after those of the checkpoint."""
+    saved, parts, n_done = checkpoint.load(), [], 0
+    if saved:
+        parts, n_done = [saved["scores"]], len(saved["scores"])
+        print(f"{label}: going on after the first {n_done} clips")
+    with messages.progress_bar(label, len(clips), done=n_done) as bar:
+        for _, scores in scorer.scores(clips, n_done):
+            parts.append(scores)
+            bar.update(len(scores))
+            if checkpoint.is_due():
+                checkpoint.save({"scores": np.concatenate(parts)})
+    return np.concatenate(parts)

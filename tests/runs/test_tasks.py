@@ -1,0 +1,321 @@
+"""Tasks on Dask's workers: real schedulers and workers, which make small files.
+
+Trainings on workers that are killed: `test_interruption.py`.
+"""
+
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dask
+import numpy as np
+import psutil
+import pytest
+
+import config
+from clips import prepare
+from clips.dataset import SPLITS, Dataset, Split
+from clips.files import ClipFile
+from cluster import PYTHONPATH, processes, start_scheduler, wait_until, worker
+from fast import gpus
+from messages import InputError, KilledProcess, PipelineError
+from runs import results, tasks
+from runs.run import Run
+from runs.tasks import Task
+
+
+def make_run(root: Path, files=(), **scheduler) -> Run:
+    """With no clips but these, of the test split, and no experiments."""
+    splits = {name: Split([], [], None) for name in SPLITS}
+    splits["test"] = Split([file.name for file in files], list(files), None)
+    return Run(Dataset([], splits), root, "tiny", {}, [], [], scheduler=scheduler)
+
+
+def result(run, name, *_) -> results.Result:
+    return run.result(name, "train", (".txt",))
+
+
+def write(run, name, seconds=0.0, after=None):
+    """Make the result of that name, and count how often this was begun."""
+    with (run.root / f"{name}.begun").open("a") as file:
+        file.write(f"{os.getpid()} {os.environ.get(gpus.VISIBLE)} {time.time()}\n")
+    print(f"{name} is made")
+    time.sleep(seconds)
+    if after:
+        after(run)
+    made = result(run, name)
+    made.path(".txt").write_text(name)
+    made.seal()
+
+
+def begun(root: Path, name: str) -> list[str]:
+    path = root / f"{name}.begun"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def task(name, *args, needs=()) -> Task:
+    return Task(name, write, result, (name, *args), needs)
+
+
+def die_at_first(run):
+    if len(begun(run.root, "mortal")) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die(run):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def find_fault(run):
+    raise InputError("table.csv: row 3 is no clip")
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory):
+    """The file of a scheduler with two workers."""
+    folder = tmp_path_factory.mktemp("cluster")
+    with processes() as start:
+        file = start_scheduler(start, folder)
+        start(*worker(file, "--nworkers", 2, "--host", "127.0.0.1"), cwd=folder)
+        yield file
+
+
+@pytest.fixture
+def run(scheduler, tmp_path):
+    return make_run(tmp_path, scheduler_file=str(scheduler))
+
+
+def test_a_task_starts_as_soon_as_what_it_needs_is_there(run, capsys):
+    chain = [task("a"), task("b", 2.0), task("of a", 0.0, needs=("a",))]
+    tasks.run_all(run, [*chain, task("of b", needs=("b",))])
+    times = {name: float(begun(run.root, name)[0].split()[2]) for name in ("b", "of a", "of b")}
+    assert times["of a"] < times["b"] + 2 <= times["of b"]
+    said = capsys.readouterr().out
+    assert "of b is made\n" in said
+    assert "Dask's workers of tcp://127.0.0.1:" in said
+    left = {path.suffix for path in (run.root / tasks.FOLDER).iterdir()}
+    assert left == {".lock"}
+
+
+def test_one_after_the_other_in_this_process_where_there_is_one_device(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpus, "usable", list)
+    run = make_run(tmp_path)
+    tasks.run_all(run, [task("a"), task("b", needs=("a",))])
+    assert begun(tmp_path, "b")[0].split()[0] == str(os.getpid())
+    assert not (tmp_path / tasks.FOLDER).exists()
+
+
+def test_a_fault_of_the_data_is_said_once_and_ends_the_others(run, capfd):
+    faulty = [task("a"), task("faulty", 0.5, find_fault), task("long", 60.0)]
+    with pytest.raises(InputError, match=r"^table\.csv: row 3 is no clip$"):
+        tasks.run_all(run, [*faulty, task("of faulty", needs=("faulty",))])
+    assert len(begun(run.root, "faulty")) == 1
+    assert not begun(run.root, "of faulty")
+    assert "Traceback" not in capfd.readouterr().out
+    (long,) = begun(run.root, "long")
+    wait_until(lambda: not psutil.pid_exists(int(long.split()[0])), 10)
+    tasks.run_all(run, [task("long")])  # what it had locked is free
+
+
+def test_the_task_of_a_killed_worker_goes_on_at_another(run):
+    tasks.run_all(run, [task("mortal", 0.0, die_at_first), task("other")])
+    assert len({line.split()[0] for line in begun(run.root, "mortal")}) == 2
+    assert result(run, "mortal").fault() is None
+
+
+def test_a_task_that_takes_down_every_worker_is_given_up(run):
+    with pytest.raises(KilledProcess, match="one worker after the other at deadly"):
+        tasks.run_all(run, [task("deadly", 0.0, die)])
+
+
+STAGE = """
+import sys
+from pathlib import Path
+from runs.command_line import errors_in_one_line, locked
+from runs import tasks
+import test_tasks
+root, file = map(Path, sys.argv[1:])
+with errors_in_one_line("the same command goes on from here"), locked(root):
+    run = test_tasks.make_run(root, scheduler_file=str(file))
+    tasks.run_all(run, [test_tasks.task("long", 60.0), test_tasks.task("too", 60.0)])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_is_stopped_is_gone_on_with(run, scheduler, capsys, number):
+    with processes() as start:
+        stage = start(sys.executable, "-c", STAGE, run.root, scheduler, stderr=subprocess.PIPE)
+        wait_until(lambda: begun(run.root, "long") and begun(run.root, "too"))
+        stage.send_signal(number)
+        _, said = stage.communicate(timeout=40)
+    assert stage.returncode in (130, -signal.SIGKILL)
+    assert said.decode().strip() in ("stopped; the same command goes on from here", "")
+    first = [int(begun(run.root, name)[0].split()[0]) for name in ("long", "too")]
+    if number == signal.SIGINT:
+        assert not any(map(psutil.pid_exists, first))
+    tasks.run_all(run, [task("long"), task("too")])
+    assert not any(map(psutil.pid_exists, first))
+    ending = "ending what an earlier run still does on tcp://"
+    assert (ending in capsys.readouterr().out) == (number == signal.SIGKILL)
+
+
+def test_a_lost_scheduler_is_one_line_and_ends_all(tmp_path, monkeypatch):
+    with processes() as start:
+        file = start_scheduler(start, tmp_path)
+        start(*worker(file, "--nworkers", 2, "--host", "127.0.0.1"), cwd=tmp_path)
+        monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "2s")
+        stage = start(sys.executable, "-c", STAGE, tmp_path, file, stderr=subprocess.PIPE)
+        wait_until(lambda: begun(tmp_path, "long") and begun(tmp_path, "too"))
+        ours = [one for one in psutil.Process().children() if str(file) in one.cmdline()]
+        next(one for one in ours if "scheduler" in one.cmdline()).kill()
+        _, said = stage.communicate(timeout=40)
+        first = [int(begun(tmp_path, name)[0].split()[0]) for name in ("long", "too")]
+        wait_until(lambda: not any(map(psutil.pid_exists, first)))
+    assert said.decode().startswith("error: the connection to Dask's scheduler is lost: start")
+    assert len(said.splitlines()) == 1
+    assert stage.returncode == 1
+
+
+def test_workers_that_are_not_like_this_process_are_named(run, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.setattr(sys.modules["runs.tasks"].platform, "python_version", lambda: "3.10.1")
+    changes = r"KERAS_BACKEND jax -> , Python 3.10.1 -> 3\.\S+"
+    with pytest.raises(PipelineError, match=rf"^worker \S.* is not like .* \({changes}\): start"):
+        tasks.run_all(run, [task("a")])
+    assert not begun(run.root, "a")
+
+
+def test_workers_that_do_not_see_the_clips_are_named(run, tmp_path, monkeypatch):
+    file = ClipFile(tmp_path / "elsewhere", "a.wav")
+    run = make_run(tmp_path, [file], **run.scheduler)
+    with pytest.raises(PipelineError, match=rf"^worker \S.* does not see {file.container}, "):
+        tasks.run_all(run, [task("a")])
+
+
+def test_workers_without_the_code_or_with_threads_are_named(tmp_path):
+    with processes() as start:
+        file = start_scheduler(start, tmp_path)
+        run = make_run(tmp_path, scheduler_file=str(file))
+        without = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        bare = start(*worker(file), cwd=tmp_path, env=without)
+        with pytest.raises(PipelineError, match="does not find .*/code: .* with PYTHONPATH=/"):
+            tasks.run_all(run, [task("a")])
+        bare.terminate()
+        bare.wait(30)
+        start(*worker(file, "--nthreads", 2), cwd=tmp_path)
+        with pytest.raises(PipelineError, match="has 2 threads, .* with --nthreads 1"):
+            tasks.run_all(run, [task("a")])
+
+
+def test_no_scheduler_is_one_line(tmp_path):
+    for scheduler in (
+        {"address": "tcp://127.0.0.1:9"},
+        {"address": "what is this"},
+        {"scheduler_file": str(tmp_path / "none.json")},
+    ):
+        with (
+            dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+            pytest.raises(PipelineError, match="^no Dask scheduler answers at "),
+        ):
+            tasks.run_all(make_run(tmp_path, **scheduler), [task("a")])
+
+
+def test_clips_come_in_order_and_few_wait(run):
+    """Workers do not run ahead of the writer."""
+    batches, taken = iter(range(40)), []
+    for number in tasks.in_order(run, twice, (taken.append(n) or n for n in batches), 10):
+        assert number == 2 * (len(taken) - len(taken) + number // 2)
+        assert len(taken) <= number // 2 + 1 + tasks.BATCHES_FOR_EACH * 2
+        time.sleep(0.01)
+    assert taken == list(range(40))
+
+
+def twice(number, _):
+    return 2 * number
+
+
+def test_prepared_clips_are_those_of_this_process(run, make_clips, tmp_path):
+    made = make_clips(sizes={"curated": 6, "noisy": 0, "test": 0})
+    made.write_clips(tmp_path / "clips", "curated")
+    files = [ClipFile(tmp_path / "clips", name) for name in made.tables["curated"]["fname"]]
+    settings = config.EXPERIMENTS["v1mix"].values(config.PREPROCESSING_SETTINGS)
+    batches = tasks.in_order(run, prepare.prepare_batch, [files[:4], files[4:]], settings)
+    found = [clip for batch in batches for clip in batch]
+    for ours, theirs in zip(prepare.prepare_batch(files, settings), found, strict=True):
+        for name in ("samples", "features"):
+            np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+
+
+def test_each_gpu_has_a_worker_that_listens_to_this_machine_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpus, "usable", lambda: ["3", "GPU-5", "6"])
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
+    run = make_run(tmp_path)
+    tasks.run_all(run, [task("a", 3.0), task("listening", 1.0, note_listeners)])
+    seen = {begun(tmp_path, name)[0].split()[1] for name in ("a", "listening")}
+    assert seen == {"3", "GPU-5"}  # no more workers than tasks
+    listening = (tmp_path / "listeners").read_text().split()
+    assert len(listening) >= 4  # scheduler and workers, with their pages
+    assert set(listening) == {"127.0.0.1"}
+
+
+def note_listeners(run):
+    """Of this worker, and of the process with the scheduler, which started it."""
+    listening = [
+        connection.laddr.ip
+        for process in (psutil.Process(), psutil.Process(os.getppid()))
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    (run.root / "listeners").write_text(" ".join(listening))
+
+
+@pytest.fixture
+def second_host():
+    """A network namespace with a cable to this one: (its name, this end's address)."""
+    name = f"dask{os.getpid() % 100_000}"
+    commands = [
+        f"ip netns add {name}",
+        f"ip link add {name}a type veth peer name {name}b netns {name}",
+        f"ip addr add 10.77.6.1/30 dev {name}a",
+        f"ip link set {name}a up",
+        f"ip -n {name} addr add 10.77.6.2/30 dev {name}b",
+        f"ip -n {name} link set {name}b up",
+        f"ip -n {name} link set lo up",
+    ]
+    try:
+        if not shutil.which("ip") or any(subprocess.call(line.split()) for line in commands):
+            pytest.skip("no network namespaces here, for a second host")
+        yield name, "10.77.6.1"
+    finally:
+        subprocess.call(["ip", "netns", "del", name])
+
+
+def test_a_worker_on_another_host(second_host, tmp_path):
+    """First with a disk of its own under the same name, then with the shared one."""
+    name, address = second_host
+    there = ["ip", "netns", "exec", name]
+    with processes() as start:
+        file = start_scheduler(start, tmp_path, address)
+        shared = tmp_path / "shared"
+        shared.mkdir()
+        run = make_run(shared, scheduler_file=str(file))
+        own_disk = f'mount -t tmpfs none "{shared}" && exec "$@"'
+        other = start(*there, "sh", "-c", own_disk, "sh", *worker(file), cwd=tmp_path)
+        with pytest.raises(PipelineError, match=r"^worker \S.* does not see .*/shared/"):
+            tasks.run_all(run, [task("a")])
+        other.terminate()
+        other.wait(30)
+        start(*there, *worker(file), cwd=tmp_path)
+        tasks.run_all(run, [task("a")])
+    assert result(run, "a").fault() is None
+
+
+def test_runs_travel_without_what_they_remember(run):
+    copied = dataclasses.replace(run, force=True)
+    assert not {"fold_table", "ensemble"} & run.__getstate__().keys()
+    assert copied.__getstate__()["scheduler"] == run.scheduler
