@@ -37,8 +37,7 @@ Options, for instance `sh run.sh train --experiments v1mix --folds 0,1`:
   --folds 0,3          only these folds, by number from 0
   --skip-unreadable    leave out training clips that cannot be decoded, instead of stopping
   --force              make again what is there; without it, the command goes on where it broke off
-  --scheduler ADDRESS  let the workers of this Dask scheduler take part (README: several machines)
-  --scheduler-file F   the same, by the file that it wrote
+  --scheduler ADDRESS  the Dask scheduler whose workers take part; or --scheduler-file FILE
   --no-venv            use the Python at hand (Colab, Kaggle): add what it lacks, replace nothing
   -h, --help           this text
 
@@ -155,8 +154,8 @@ install_once() { # install_once FILE
     printf '%s\n' "$state" >"$stamp"
 }
 
-# For a Python that is not ours: adds what is missing, holds everything else where it is. Versions
-# not of Python's own form (Linux distributions have some) would be refused as constraints.
+# For a Python that is not ours: adds what is missing, holds all else where it is, but for versions
+# that are not of Python's own form (Linux distributions have some).
 add_missing() { # add_missing FILE
     absent=$(missing "$1")
     if [ -z "$absent" ]; then return; fi
@@ -171,8 +170,7 @@ add_missing() { # add_missing FILE
 set_up() { # set_up FILE...
     unset PYTHONSAFEPATH PYTHONIOENCODING # the one hides the modules beside a stage
     export PYTHONUTF8=1                   # file names, whatever the locale
-    # A second run may come while the first one installs. The lock is on this file, as descriptor 8,
-    # until that is closed. Where the disk has no locks, nobody waits.
+    # A second run may come while the first one installs: this file is locked, until 8 is closed.
     exec 8<"$here/run.sh"
     "${PYTHON:-python3}" -c '
 from fcntl import LOCK_EX, LOCK_NB, flock
@@ -198,16 +196,13 @@ case ${1-} in --no-venv) use_venv=no && shift ;; esac
 stages='preprocess pretrain train predict ensemble report'
 case ${1-} in
     preprocess | pretrain | train | predict | ensemble | report)
-        stages=$1
-        shift ;;
+        stages=$1 && shift ;;
     tag | kernel | search) # the rest of the command line is the script's, and so is standard input
-        script=$here/code/$1.py
-        shift
+        script=$here/code/$1.py && shift
         set_up requirements.txt >&2 # what the script prints may be JSON
         exec "$python" "$script" "$@" ;;
     test)
-        shift
-        set_up requirements.txt tests/requirements.txt
+        shift && set_up requirements.txt tests/requirements.txt
         cd -- "$here" # where pytest and ruff find their settings
         "$python" -m ruff check code tests
         "$python" -m ruff format --check code tests
@@ -224,8 +219,8 @@ for argument; do
         :-h | :--help) show_help && exit ;;
         :--no-venv) use_venv=no && continue ;;
         :--output=?*) output=${argument#*=} ;;
-        :--input=?* | :--profile=?* | :--settings=?* | :--experiments=?* | :--folds=?*) ;;
-        :--scheduler=?* | :--scheduler-file=?*) ;;
+        :--input=?* | :--profile=?* | :--settings=?* | :--experiments=?* | :--folds=?* | \
+            :--scheduler=?* | :--scheduler-file=?*) ;;
         :--input | :--output | :--profile | :--settings | :--experiments | :--folds | \
             :--scheduler | :--scheduler-file) option=$argument ;;
         :--skip-unreadable | :--force) ;;
@@ -240,8 +235,7 @@ if [ -n "$option" ]; then die "$option needs a value; sh run.sh --help explains 
 
 set_up requirements.txt
 # The stages lock the output folder through a file that this shell holds open, so that the lock
-# stays from one stage to the next, and goes when the last process of the run does. Where there can
-# be no such file, the first stage says why.
+# stays from one stage to the next, and goes with the last process of the run.
 if (mkdir -p -- "$output" && : >>"$output/.lock") 2>/dev/null; then
     exec 9>>"$output/.lock"
     export RUN_SH_LOCK=9
@@ -250,8 +244,7 @@ export RUN_SH_STAGES="$stages" # workers do two of them in one go
 # A stage runs in the caller's directory, from which relative paths are meant. A signal that reaches
 # this shell alone ends the stage too; an interrupted `wait` leaves that to the trap.
 for stage in $stages; do
-    "$python" "$here/code/$stage.py" "$@" &
-    child=$!
+    "$python" "$here/code/$stage.py" "$@" & child=$!
     trap 'kill "$child" 2>/dev/null || :; wait "$child" || :; exit 130' INT TERM HUP
     wait "$child" || exit
 done

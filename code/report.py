@@ -8,7 +8,7 @@ import pandas as pd
 from clips.dataset import SPLITS
 from review import findings, media, page, plots
 from review.findings import Scored
-from runs import command_line, costs
+from runs import command_line, costs, study
 from runs.run import Run
 from storage import read_scores, written_whole
 from trained import calibration
@@ -61,6 +61,7 @@ def write_report(run: Run) -> None:
         reliability=reliability,
         errors=read_errors(run),
         diagram=plots.reliability_diagram(reliability),
+        searched=plots.searched(study.latest_figures(run.root)),
         costs=costs.totals(run.root),
     )
     with written_whole(run.report.path(".html")) as path:

@@ -12,6 +12,7 @@ import pytest
 import report
 from conftest import run_of
 from review import plots
+from runs import study
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 HOSTILE = (
@@ -285,3 +286,17 @@ def test_works_without_noisy_and_test_clips_with_one_network(
     assert page.locator("#loss .scatterlayer path.js-line").count() == 1
     assert "test" not in page.locator("#scores").inner_text().lower()
     assert page.locator("#listen").get_by_text("noisy").count() == 0
+
+
+def test_a_search_is_shown_when_there_is_one(finished_run, run_stage, opened, tmp_path):
+    root, _, arguments, _ = finished_run
+    shutil.copytree(root / "out", tmp_path / "out", symlinks=True)
+    arguments = [*arguments[:2], "--output", tmp_path / "out", *arguments[4:]]
+    trials = study.open_study(tmp_path / "out", "v1mix", {}, seed=0)
+    trials.optimize(lambda trial: trial.suggest_float("mixup_rate", 0.5, 1), n_trials=4)
+    run_stage("report", *arguments)  # "done already" without the search
+    page = opened(tmp_path / "out" / "report.html")
+    drawn = page.locator("#search .plot .main-svg")
+    assert drawn.count() >= 3
+    assert page.get_by_text("Hyperparameter importances").is_visible()
+    assert "mixup_rate" in page.locator("#search").inner_text()

@@ -64,6 +64,14 @@ def reliability_diagram(tables: dict[str, pd.DataFrame]) -> dict:
     return _plain(figure)
 
 
+def searched(figures: list[go.Figure]) -> dict[str, dict]:
+    """Optuna's plots of a search, by title ("optimization-history-plot")."""
+    titles = ["-".join(figure.layout.title.text.lower().split()) for figure in figures]
+    for figure in figures:
+        figure.update_layout(title=None)
+    return {title: _plain(figure) for title, figure in zip(titles, figures, strict=True)}
+
+
 def _kind(part: str) -> str:
     return "pretraining" if part == "pretrained" else "training"
 

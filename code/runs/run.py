@@ -44,7 +44,9 @@ from config import (
 from messages import InputError, first_few
 from runs.results import Result, fingerprint
 from solution.crops import Examples, Views
+from storage import size_and_checksum
 
+STUDY = Path("search", "study.db")  # of search.py, in the output folder
 REMEDY = "Mend them or take them out of the table, or leave them out with --skip-unreadable"
 
 
@@ -204,7 +206,7 @@ class Run:
 
     @functools.cached_property
     def report(self) -> Result:
-        splits = [self.dataset[split] for split in SPLITS]
+        splits, study = [self.dataset[split] for split in SPLITS], self.root / STUDY
         labels = [b"" if split.labels is None else split.labels.tobytes() for split in splits]
         return self.result(
             "report",
@@ -212,6 +214,7 @@ class Run:
             (".html", "suspects.csv"),
             [self.ensemble, *filter(None, [self.noisy_scores])],
             labels=fingerprint(*labels),
+            **({"search": size_and_checksum(study)} if study.is_file() else {}),
         )
 
     # --- what is in them --------------------------------------------------------------------------

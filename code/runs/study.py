@@ -19,8 +19,8 @@ from config import TRAINING_SETTINGS, Config
 from messages import InputError
 from runs import settings
 from runs.results import differences, fingerprint
+from runs.run import STUDY
 
-FILE = Path("search", "study.db")  # in the output folder
 # The front end, which is varied unless told otherwise; what else is varied has to be named.
 FRONT_END = ("n_hop", "n_dft", "n_mels", "fmin", "fmax", "htk", "return_decibel_melgram")
 FRONT_END += ("trainable_kernel", "trainable_fb")
@@ -150,7 +150,7 @@ def as_settings(params: dict, base: Config) -> dict:
 
 def url(root: Path) -> str:
     """As `optuna-dashboard` takes it."""
-    return f"sqlite:///{root / FILE}"
+    return f"sqlite:///{root / STUDY}"
 
 
 def open_study(root: Path, experiment: str, source: dict, seed: int) -> optuna.Study:
@@ -161,7 +161,7 @@ def open_study(root: Path, experiment: str, source: dict, seed: int) -> optuna.S
     InputError
         If the file is none of Optuna's.
     """
-    (root / FILE).parent.mkdir(parents=True, exist_ok=True)
+    (root / STUDY).parent.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     source = json.loads(json.dumps(source))
@@ -173,10 +173,10 @@ def open_study(root: Path, experiment: str, source: dict, seed: int) -> optuna.S
         )
     except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{root / FILE} is no study: move it away ({reason})") from error
+        raise InputError(f"{root / STUDY} is no study: move it away ({reason})") from error
     if others and not study.trials and "source" in others[-1].user_attrs:
         changes = ", ".join(differences(others[-1].user_attrs["source"], source))
-        print(f"a study of its own, beside {len(others)} in {root / FILE}: {changes}")
+        print(f"a study of its own, beside {len(others)} in {root / STUDY}: {changes}")
     study.set_user_attr("source", source)
     # Gone on with, it must not draw the same again.
     study.sampler = optuna.samplers.TPESampler(
@@ -187,7 +187,7 @@ def open_study(root: Path, experiment: str, source: dict, seed: int) -> optuna.S
 
 def all_studies(root: Path) -> list:
     """What is in the file, the latest last: `study_name`, `user_attrs` and so on."""
-    if not (root / FILE).exists():
+    if not (root / STUDY).exists():
         return []
     return optuna.get_all_study_summaries(url(root))
 
@@ -251,3 +251,12 @@ def figures(study: optuna.Study) -> list:
         drawn.append(optuna.visualization.plot_param_importances(study, evaluator=evaluator))
         drawn.append(optuna.visualization.plot_parallel_coordinate(study))
     return drawn
+
+
+def latest_figures(root: Path) -> list:
+    """`figures` of the latest study in an output folder, where there is one with a score."""
+    studies = all_studies(root)
+    if not studies:
+        return []
+    study = optuna.load_study(study_name=studies[-1].study_name, storage=url(root))
+    return figures(study) if best_first(study) else []
