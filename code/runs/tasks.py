@@ -22,6 +22,7 @@ import logging
 import os
 import pickle
 import platform
+import random
 import re
 import socket
 import sys
@@ -332,6 +333,7 @@ def _do(task: Task, path: Path, *_) -> None:
     """
     run = _run_of(path)
     _end_with_worker()
+    _draw_by_thread()
     with _told(task.name, path.name), _alone(path.with_name(f"{task.name}.lock")):
         if task.result(run, *task.args).fault() is not None:
             task.function(run, *task.args)
@@ -391,6 +393,25 @@ def _end_with_worker() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, args=(get_worker(),), daemon=True).start()
+
+
+@functools.cache
+def _draw_by_thread() -> None:
+    """From now on Python's `random` has a generator for each thread of this process.
+
+    Keras draws the seeds of initial weights from it, after `set_random_seed`; Dask's threads draw
+    from it too, in between.
+    """
+    generators = threading.local()
+
+    def drawn(name: str, *args, **options):
+        if not hasattr(generators, "own"):
+            generators.own = random.Random()
+        return getattr(generators.own, name)(*args, **options)
+
+    for name, method in [*vars(random).items()]:
+        if isinstance(getattr(method, "__self__", None), random.Random):
+            setattr(random, name, functools.partial(drawn, name))
 
 
 @contextlib.contextmanager

@@ -5,10 +5,12 @@ Trainings on workers that are killed: `test_interruption.py`.
 
 import dataclasses
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -131,6 +133,28 @@ def test_the_task_of_a_killed_worker_goes_on_at_another(run):
 def test_a_task_that_takes_down_every_worker_is_given_up(run):
     with pytest.raises(KilledProcess, match="one worker after the other at deadly"):
         tasks.run_all(run, [task("deadly", 0.0, die)])
+
+
+def test_other_threads_of_a_worker_do_not_draw_what_a_task_draws(run):
+    """As Keras' initial weights, from Python's one generator."""
+    tasks.run_all(run, [task("drawing", 0.0, draw)])
+    expected = random.Random(1)
+    drawn = (run.root / "drawn").read_text().split()
+    assert drawn == [str(expected.randint(1, 10**9)) for _ in range(50)]
+
+
+def draw(run):
+    ended = threading.Event()
+
+    def draw_too():
+        while not ended.wait(0.001):
+            random.random()
+
+    threading.Thread(target=draw_too).start()
+    random.seed(1)
+    numbers = [(random.randint(1, 10**9), time.sleep(0.002))[0] for _ in range(50)]
+    ended.set()
+    (run.root / "drawn").write_text(" ".join(map(str, numbers)))
 
 
 STAGE = """
