@@ -180,9 +180,9 @@ except BlockingIOError:
     print("Waiting for an installation that another run.sh has begun", flush=True)
     flock(8, LOCK_EX)' 2>/dev/null || :
     # Sizes as measured with the present pins on Linux x86-64, where TensorFlow knows GPUs.
-    extra='' space=3000000 size='0.8 GB to download, 2.8 GB on disk, a few minutes'
+    extra='' space=3200000 size='0.9 GB to download, 3.1 GB on disk, a few minutes'
     if nvidia-smi -L 2>/dev/null | grep -q '^GPU ' && [ "$(uname -m)" = x86_64 ]; then
-        extra='[and-cuda]' space=7300000 size='3.6 GB to download with CUDA, 7.1 GB on disk'
+        extra='[and-cuda]' space=7600000 size='3.7 GB to download with CUDA, 7.4 GB on disk'
     fi
     if [ "$use_venv" = yes ]; then select_environment; else find_python; fi
     for file; do

@@ -618,12 +618,12 @@ def test_environment_that_cannot_be_made_is_one_line(project):
 def test_too_little_disk_space_is_one_line(project):
     (project.bin / "df").unlink()
     table = (
-        "Filesystem 1024-blocks Used Available Capacity Mounted on\n//my nas/a 9 8 2999999 90% /x y"
+        "Filesystem 1024-blocks Used Available Capacity Mounted on\n//my nas/a 9 8 3199999 90% /x y"
     )
     write_executable(project.bin / "df", f"#!/bin/sh\necho '{table}'\n")
-    assert_one_line(project.run(**hidden_packages(project)), "2999 MB", ".venv")
+    assert_one_line(project.run(**hidden_packages(project)), "3199 MB", ".venv")
     assert not project.stamp.exists()
-    (project.bin / "df").write_text(f"#!/bin/sh\necho '{table.replace('2999999', '3000000')}'\n")
+    (project.bin / "df").write_text(f"#!/bin/sh\necho '{table.replace('3199999', '3200000')}'\n")
     assert project.run(**hidden_packages(project)).returncode == 0
 
 

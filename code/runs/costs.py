@@ -76,6 +76,9 @@ def _peak_memory() -> int:
 
 
 def _precision(run: Run) -> str:
+    """Empty where the backend was refused, as it is not there."""
     from fast import precision  # here, not above: preprocessing does without Keras
 
-    return ", ".join(dict.fromkeys(precision.resolve(config.precision) for config in run.configs))
+    with contextlib.suppress(ImportError):
+        return ", ".join({precision.resolve(config.precision): 0 for config in run.configs})
+    return ""

@@ -147,7 +147,8 @@ def training_batch(
         sound, labels = mixup(sound, labels, config, rng)
     if config.frontend == "logmel":
         sound = logmel.normalise(sound)
-        mask(sound, config, rng)
+        if config.masked_frames or config.masked_mels:
+            mask(sound, config, rng)
     inputs = {"audio": sound.astype(np.float32, copy=False), **examples.store.inputs(clips)}
     return inputs, labels
 

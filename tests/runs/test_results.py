@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 
 import config
-import predict
 from conftest import TINY, run_of
 from messages import MissingResult
 from runs import command_line, results
 from runs.results import Result, differences, fingerprint
+from solution.scoring import Scorer
 
 
 class TestResult:
@@ -273,7 +273,7 @@ def test_what_an_interrupted_force_left_is_made_without_it(finished, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(predict.Scorer, "scores", interrupted)
+        patch.setattr(Scorer, "scores", interrupted)
         with pytest.raises(SystemExit):
             run("predict", options=["--force"])
     assert "done already" not in run("predict")
