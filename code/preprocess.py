@@ -16,6 +16,7 @@ from clips.prepare import PreparedClip
 from messages import InputError, KilledProcess, first_few
 from runs import command_line, space, tasks
 from runs.run import REMEDY, Run, unreadable
+from solution import crops
 from solution.folds import assign_folds_by_name
 from storage import written_whole
 
@@ -67,7 +68,7 @@ def prepared_clips(run: Run, files: list[ClipFile]) -> Iterator[PreparedClip]:
     if not run.scheduler:
         yield from prepare.prepare_all(files, run.settings)
         return
-    batches = (files[first : first + BATCH_CLIPS] for first in range(0, len(files), BATCH_CLIPS))
+    batches = crops.split(files, BATCH_CLIPS)
     for batch in tasks.in_order(run, prepare.prepare_batch, batches, run.settings):
         yield from batch
 

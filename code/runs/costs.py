@@ -80,5 +80,5 @@ def _precision(run: Run) -> str:
     from fast import precision  # here, not above: preprocessing does without Keras
 
     with contextlib.suppress(ImportError):
-        return ", ".join({precision.resolve(config.precision): 0 for config in run.configs})
+        return ", ".join(dict.fromkeys(precision.resolve(one.precision) for one in run.configs))
     return ""

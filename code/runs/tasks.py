@@ -30,7 +30,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,7 +100,7 @@ def run_all(run: Run, tasks: list[Task]) -> None:
         _run_on_workers(run, tasks)
 
 
-def in_order(run: Run, function: Callable, batches: Iterator, *args) -> Iterator:
+def in_order(run: Run, function: Callable, batches: Iterable, *args) -> Iterator:
     """`function(batch, *args)` of each batch from the workers, in order.
 
     No more than a few batches for each worker are under way or wait to be fetched.

@@ -163,7 +163,7 @@ def prefetch(batches: Iterable) -> Iterator:
             yield batch
 
 
-def split(items: np.ndarray, size: int) -> list[np.ndarray]:
+def split(items: Sequence, size: int) -> list[Sequence]:
     """Parts of that many items, in order; the last may be smaller."""
     return [items[first : first + size] for first in range(0, len(items), size)]
 

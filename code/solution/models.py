@@ -6,7 +6,7 @@ Shapes in comments are those of `v1mix`, without the batch: (time, mel, channels
 import keras
 from keras import layers, ops
 
-from config import Config
+from config import FRONT_END_SETTINGS, Config
 from fast import precision
 from fast.layers import Conv2D, FusedBatchNormalization, GlobalAveragePooling2D
 from solution.features import N_FEATURES, NUM_STEPS
@@ -61,21 +61,8 @@ def front_end(config: Config):
     from solution.time_frequency import Melspectrogram
 
     audio = keras.Input((config.crop_samples,), name="audio")
-    to_logmel = Melspectrogram(
-        n_dft=config.n_dft,
-        n_hop=config.n_hop,
-        sr=config.sample_rate,
-        n_mels=config.n_mels,
-        fmin=config.fmin,
-        fmax=config.fmax,
-        power_melgram=config.power_melgram,
-        return_decibel_melgram=config.return_decibel_melgram,
-        trainable_kernel=config.trainable_kernel,
-        trainable_fb=config.trainable_fb,
-        htk=config.htk,
-        norm=config.norm,
-        name="melspectrogram",
-    )
+    settings = config.values((*FRONT_END_SETTINGS, "trainable_kernel", "trainable_fb"))
+    to_logmel = Melspectrogram(sr=settings.pop("sample_rate"), name="melspectrogram", **settings)
     return audio, to_logmel(audio)
 
 
