@@ -5,30 +5,17 @@ machine with a worker for each; with `--scheduler`, on the workers of that sched
 the folders of input, output and code. Each network trains alone on its device: a network per GPU
 needs no gradients to travel, and gives what one GPU would give.
 
-What is sent is small: tasks. What they work on, a `Run`, lies in the output folder, in a file that
-also shows that a worker sees this folder. A worker holds a lock while it makes a result, so that no
-two make it at once: neither one that was taken for dead nor one of a run that was killed.
+What is sent is small: tasks. What workers do with them: `remote`.
 """
 
 import collections
 import contextlib
-import dataclasses
-import fcntl
 import functools
 import importlib.metadata
 import importlib.util
-import io
 import logging
 import os
-import pickle
-import platform
-import random
-import re
-import socket
 import sys
-import tempfile
-import threading
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -37,13 +24,11 @@ from pathlib import Path
 import messages
 from fast import gpus
 from messages import KilledProcess, PipelineError
-from runs.results import Result, differences, fingerprint
+from runs import remote
+from runs.results import Result
 from runs.run import Run
-from storage import lock
 
-CODE = Path(__file__).resolve().parents[1]
 FOLDER = ".cluster"  # below the output folder
-DECIDING = ("KERAS_BACKEND", "TF_DETERMINISTIC_OPS")  # of the environment: other results, or none
 BATCHES_FOR_EACH = 2  # of clips, for each worker, so that none waits for the next
 SECONDS_TO_STOP = 20
 
@@ -111,7 +96,7 @@ def in_order(run: Run, function: Callable, batches: Iterable, *args) -> Iterator
             if len(under_way) >= BATCHES_FOR_EACH * max(1, len(client.nthreads())):
                 yield under_way.popleft().result()
             key = f"batch {number} {path.name}"
-            under_way.append(client.submit(_call, path, function, batch, *args, key=key))
+            under_way.append(client.submit(remote.call, path, function, batch, *args, key=key))
         while under_way:
             yield under_way.popleft().result()
 
@@ -135,7 +120,7 @@ def _run_on_workers(run: Run, tasks: list[Task]) -> None:
             for task in tasks:
                 needs = [futures[name] for name in task.needs]
                 key = f"{task.name} {path.name}"
-                futures[task.name] = client.submit(_do, task, path, *needs, key=key)
+                futures[task.name] = client.submit(remote.do, task, path, *needs, key=key)
             for future in as_completed(futures.values(), loop=client.loop):
                 future.result()
                 bar.update()
@@ -177,7 +162,7 @@ def _connected(run: Run, most: int | None = None) -> Iterator[tuple]:
         if name.startswith("distributed"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
-        path = stack.enter_context(_left_for_workers(run, folder))
+        path = stack.enter_context(remote.left_for_workers(run, folder))
         try:
             client = stack.enter_context(_client(run, folder, most))
             print(
@@ -261,15 +246,17 @@ def _require_alike(client, path: Path) -> None:
     What is still at work there for an earlier run on this output folder, which was killed, is
     ended. Workers that come later look for themselves, at their first task.
     """
-    for address, found in client.run(importlib.util.find_spec, __name__, on_error="return").items():
+    for address, found in client.run(
+        importlib.util.find_spec, remote.__name__, on_error="return"
+    ).items():
         origin = getattr(found, "origin", None)
-        if origin is None or Path(origin).resolve() != Path(__file__).resolve():
+        if origin is None or Path(origin).resolve() != Path(remote.__file__).resolve():
             raise PipelineError(
-                f"worker {address} does not find {CODE}: it takes a shared file system, and "
-                f"workers that are started with PYTHONPATH={CODE}"
+                f"worker {address} does not find {remote.CODE}: it takes a shared file system, and "
+                f"workers that are started with PYTHONPATH={remote.CODE}"
             )
     busy = []
-    for address, found in client.run(_look, path, on_error="return").items():
+    for address, found in client.run(remote.look, path, on_error="return").items():
         if isinstance(found, Exception):
             raise found
         probe, at_work = found
@@ -283,182 +270,3 @@ def _require_alike(client, path: Path) -> None:
     if busy:
         print(f"ending what an earlier run still does on {', '.join(busy)}")
         client.restart_workers(busy, timeout=SECONDS_TO_STOP)
-
-
-# --- what both sides have in common ---------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _left_for_workers(run: Run, folder: Path) -> Iterator[Path]:
-    """A file that says what workers work on, and on what they have to agree before."""
-    files = [file for split in run.dataset.splits.values() for file in split.files]
-    with tempfile.NamedTemporaryFile(dir=folder, prefix="run-", delete=False) as file:
-        pickle.dump({"folders": {file.container for file in files}, "traits": _traits()}, file)
-        # Already forced, where anything was; and a task that another worker takes over goes on.
-        pickle.dump(dataclasses.replace(run, root=run.root.resolve(), force=False), file)
-    path = Path(file.name)
-    try:
-        yield path
-    finally:
-        path.unlink()
-
-
-def _traits() -> dict[str, str]:
-    """What has to be the same in all processes, for the same results."""
-    pins = re.findall(r"^[\w-]+", (CODE.parent / "requirements.txt").read_text(), re.MULTILINE)
-    found = {"Python": platform.python_version()}
-    for name in dict.fromkeys(pins):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    modules = sorted(CODE.rglob("*.py"))
-    found["code"] = fingerprint(*[path.read_bytes() for path in modules])
-    return found | {name: os.environ.get(name, "") for name in DECIDING}
-
-
-# --- on a worker ----------------------------------------------------------------------------------
-
-
-_at_work = set()  # the output folders that this process makes a result in
-
-
-def _call(path: Path, function: Callable, *args):
-    _run_of(path)
-    return function(*args)
-
-
-def _do(task: Task, path: Path, *_) -> None:
-    """Make a task's result, unless another worker did, which was taken for dead or is killed now.
-
-    The rest of the arguments are the results of the tasks that came first: nothing.
-    """
-    run = _run_of(path)
-    _end_with_worker()
-    _draw_by_thread()
-    with _told(task.name, path.name), _alone(path.with_name(f"{task.name}.lock")):
-        if task.result(run, *task.args).fault() is not None:
-            task.function(run, *task.args)
-
-
-def _look(path: Path) -> tuple[Path, bool]:
-    """A file that was written beside this one, and whether this process is at work there."""
-    _run_of(path)
-    probe = path.with_name(f"{path.name}-{socket.gethostname()}-{os.getpid()}")
-    try:
-        probe.touch()
-    except OSError as error:
-        raise PipelineError(
-            f"worker {_here()} cannot write into {path.parent}: {error.strerror}"
-        ) from error
-    return probe, path.parent in _at_work
-
-
-@functools.lru_cache(maxsize=1)
-def _run_of(path: Path) -> Run:
-    """What the client left for the workers, where this one sees what it sees, and is like it."""
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise PipelineError(
-            f"worker {_here()} does not see {path.parent}, where this run writes "
-            f"({error.strerror}): it takes a file system that all machines share"
-        ) from error
-    with file:
-        seen = pickle.load(file)
-        for folder in seen["folders"]:
-            if not folder.exists():
-                raise PipelineError(
-                    f"worker {_here()} does not see {folder}, where clips lie: it takes a file "
-                    "system that all machines share"
-                )
-        if changes := differences(seen["traits"], _traits()):
-            raise PipelineError(
-                f"worker {_here()} is not like this process ({', '.join(changes)}): start it anew "
-                "with the same Python, packages, code and environment"
-            )
-        return pickle.load(file)
-
-
-@functools.cache
-def _end_with_worker() -> None:
-    """From now on this process ends where Dask's worker does, at its task or not.
-
-    One that has lost its scheduler, or is to stop, would wait for the end of the training.
-    """
-    from distributed import get_worker
-    from distributed.core import Status
-
-    def watch(worker) -> None:
-        while worker.status not in (Status.closing, Status.closed, Status.failed):
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, args=(get_worker(),), daemon=True).start()
-
-
-@functools.cache
-def _draw_by_thread() -> None:
-    """From now on Python's `random` has a generator for each thread of this process.
-
-    Keras draws the seeds of initial weights from it, after `set_random_seed`; Dask's threads draw
-    from it too, in between.
-    """
-    generators = threading.local()
-
-    def drawn(name: str, *args, **options):
-        if not hasattr(generators, "own"):
-            generators.own = random.Random()
-        return getattr(generators.own, name)(*args, **options)
-
-    for name, method in [*vars(random).items()]:
-        if isinstance(getattr(method, "__self__", None), random.Random):
-            setattr(random, name, functools.partial(drawn, name))
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold a lock; it goes with the process, however that ends."""
-    _at_work.add(path.parent)
-    with path.open("a") as file:
-        try:
-            lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("waits for another process that is still at it")
-            lock(file.fileno(), fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            _at_work.discard(path.parent)
-
-
-@contextlib.contextmanager
-def _told(name: str, topic: str) -> Iterator[None]:
-    """What this block prints goes to the client, line by line, instead of this worker's log."""
-    from distributed import get_worker
-
-    def send(stream: str, line: str | None) -> None:
-        get_worker().log_event(topic, (name, _here(), stream, line))
-
-    out, err = (_Lines(functools.partial(send, stream)) for stream in ("stdout", "stderr"))
-    send("stdout", f"on {_here()}")
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            yield
-        finally:
-            send("stdout", None)
-
-
-class _Lines(io.TextIOBase):
-    """A stream that gives each line to a function; no terminal, so that there are no bars."""
-
-    def __init__(self, send: Callable[[str], None]):
-        self._send, self._begun = send, ""
-
-    def write(self, text: str) -> int:
-        *lines, self._begun = (self._begun + text).split("\n")
-        for line in lines:
-            self._send(line)
-        return len(text)
-
-
-def _here() -> str:
-    return f"{socket.gethostname()} (process {os.getpid()})"

@@ -207,7 +207,7 @@ def test_a_lost_scheduler_is_one_line_and_ends_all(tmp_path, monkeypatch):
 
 def test_workers_that_are_not_like_this_process_are_named(run, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    monkeypatch.setattr(sys.modules["runs.tasks"].platform, "python_version", lambda: "3.10.1")
+    monkeypatch.setattr(sys.modules["runs.remote"].platform, "python_version", lambda: "3.10.1")
     changes = r"KERAS_BACKEND jax -> , Python 3.10.1 -> 3\.\S+"
     with pytest.raises(PipelineError, match=rf"^worker \S.* is not like .* \({changes}\): start"):
         tasks.run_all(run, [task("a")])
