@@ -1,7 +1,8 @@
 """Stage 1: decode every clip once, trim it, store samples and global features; then log-mels."""
 
+import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
@@ -13,8 +14,9 @@ from clips import prepare, store
 from clips.dataset import SPLITS, describe
 from clips.files import ClipFile
 from clips.prepare import PreparedClip
+from config import Config
 from messages import InputError, KilledProcess, first_few
-from runs import command_line, space, tasks
+from runs import command_line, space, tasks, work
 from runs.run import REMEDY, Run, unreadable
 from solution import crops
 from solution.folds import assign_folds_by_name
@@ -68,8 +70,7 @@ def prepared_clips(run: Run, files: list[ClipFile]) -> Iterator[PreparedClip]:
     if not run.scheduler:
         yield from prepare.prepare_all(files, run.settings)
         return
-    batches = crops.split(files, BATCH_CLIPS)
-    for batch in tasks.in_order(run, prepare.prepare_batch, batches, run.settings):
+    for batch in tasks.in_order(run, work.prepare_clips, crops.split(files, BATCH_CLIPS)):
         yield from batch
 
 
@@ -88,9 +89,17 @@ def write_made_of_clips(run: Run, split: str) -> None:
             (file,) = result.files
             whole = file == ".f16"
             write = store.write_log_mels if whole else store.write_views
-            clips = run.store(split, None if whole else config)
+            of = split, None if whole else config
             part = config, result.path(file), result.checkpoint, result.name
-            result.seal(write(clips, *part))
+            each = functools.partial(on_workers, run, of, config) if run.scheduler else None
+            result.seal(write(run.store(*of), *part, each))
+
+
+def on_workers(
+    run: Run, of: tuple, config: Config, function: Callable, batches: list[np.ndarray]
+) -> Iterator[np.ndarray]:
+    """What `function(store, batch, config)` gives for each batch of clips of `run.store(*of)`."""
+    return tasks.in_order(run, work.make_of_clips, batches, of, config, function)
 
 
 def write_folds(run: Run) -> None:

@@ -8,24 +8,21 @@ import argparse
 import dataclasses
 import shutil
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import optuna
 import pandas as pd
 from optuna.trial import TrialState
 
 from config import TRAINING_SETTINGS, Config, overridden
-from fast import processes
 from messages import InputError, KilledProcess
-from runs import command_line, resume, study
+from runs import command_line, study, tasks, trials
 from runs.results import REVISIONS, fingerprint
 from runs.run import Run
-from solution import logmel, metrics
-from solution.training import Learner, Training
-from storage import Checkpoint, write_json
+from solution import logmel
+from storage import write_json
 
+BEST = Path("search", "best.json")  # below the output folder
 SHOWN = 5  # trials
 MOST_IMPOSSIBLE = 200  # draws, one after the other
 
@@ -34,8 +31,6 @@ def search(run: Run, args: argparse.Namespace) -> None:
     """Trials until there are as many as asked for; then what came of them."""
     if args.experiments and len(run.configs) > 1:
         raise InputError("search takes one experiment: name one of them with --experiments")
-    if run.scheduler:
-        raise InputError("search makes its trials one after the other, here: leave --scheduler out")
     base = run.configs[0]
     if base.frontend != "waveform":
         raise InputError(f"{base.name} starts from stored log-mels: search takes waveforms")
@@ -44,16 +39,35 @@ def search(run: Run, args: argparse.Namespace) -> None:
     run.require_clips("curated")
     run.examples("curated"), run.clip_folds()
     over = study.ranges(args.over, base)
-    trials = study.open_study(run.root, base.name, source(run, over), base.seed)
-    study.begin(trials, over, base)
-    while (n := len(study.trained(trials))) < args.trials:
-        print(f"trial {n + 1} of {args.trials}")
-        try_next(run, trials, over)
-        if best := study.best_first(trials)[:1]:
+    known = study.open_study(run.root, base.name, source(run, over), base.seed)
+    study.begin(known, over, base)
+    try_all(run, known, over, args.trials)
+    print(table(known).to_string(na_rep="", float_format="{:.4g}".format))
+    print(f"\nwrote {run.root / BEST}: train with it as --settings")
+
+
+def try_all(run: Run, known: optuna.Study, over: dict, n: int) -> None:
+    """Trials until the study has n: here, each after the one before, or on all workers."""
+    (base,) = run.configs
+    under_way = {}
+
+    def ask() -> tuple | None:
+        n_begun = len(study.tried(known)) + len(under_way)
+        if n_begun >= n:
+            return None
+        trial, chosen = draw(known, over, base)
+        name, key = f"trial {trial.number}", fingerprint(known.study_name, trial.params)[1:]
+        print(f"{name}, {n_begun + 1} of {n}: {trial.params}")
+        under_way[name] = trial, key
+        return name, (chosen, key, study.best_first(known))
+
+    for name, outcome in tasks.whenever_free(run, trials.attempt, ask, n):
+        trial, key = under_way.pop(name)
+        note(known, trial, outcome)
+        shutil.rmtree(run.root / trials.TRIALS / key, ignore_errors=True)
+        if best := study.best_first(known)[:1]:
             found = study.as_settings(best[0].params, base)
-            write_json(run.root / "search" / "best.json", joined(run.overrides, found))
-    print(table(trials).to_string(na_rep="", float_format="{:.4g}".format))
-    print(f"\nwrote {run.root / 'search' / 'best.json'}: train with it as --settings")
+            write_json(run.root / BEST, joined(run.overrides, found))
 
 
 def source(run: Run, over: dict) -> dict:
@@ -81,39 +95,39 @@ def joined(former: dict, found: dict) -> dict:
     return {**former, **found, **schedules}
 
 
-def try_next(run: Run, trials: optuna.Study, over: dict) -> None:
-    """The next trial of the study that is possible."""
-    (base,) = run.configs
+def draw(known: optuna.Study, over: dict, base: Config) -> tuple[optuna.Trial, Config]:
+    """The next trial that is possible, and its settings."""
     for _ in range(MOST_IMPOSSIBLE):
-        trial = trials.ask(over)
+        trial = known.ask(over)
         try:
             chosen = overridden(base, study.as_settings(trial.params, base))
             require_bands(chosen)
-            break
+            return trial, chosen
         except ValueError as error:
-            give_up(trials, trial, error)
-            why = error
-    else:
-        raise InputError(f"none of {MOST_IMPOSSIBLE} draws is possible; of the last one, {why}")
-    folder = run.root / "search" / "trials" / fingerprint(trials.study_name, trial.params)[1:]
-    where = study.url(run.root), trials.study_name, trial._trial_id
-    try:
-        score = processes.apart(run_trial, run, chosen, folder, *where)
-        trials.tell(trial, score)
-        print(f"trial {trial.number}: out-of-fold lwlrap {score:.4f}")
-    except optuna.TrialPruned:
-        trials.tell(trial, state=TrialState.PRUNED)
-        print(f"trial {trial.number}: given up, below the median of the others")
-    except (ValueError, FloatingPointError, KilledProcess) as error:
-        give_up(trials, trial, error)
-    shutil.rmtree(folder, ignore_errors=True)
+            why = str(error)
+            note(known, trial, trials.Outcome([], why=why))
+    raise InputError(f"none of {MOST_IMPOSSIBLE} draws is possible; of the last one, {why}")
 
 
-def give_up(trials: optuna.Study, trial: optuna.Trial, error: Exception) -> None:
-    """A trial that cannot be, or came to nothing: Optuna's dashboard shows why."""
-    trial.set_user_attr("why", str(error))
-    trials.tell(trial, state=TrialState.PRUNED)
-    print(f"trial {trial.number}: not possible: {error}")
+def note(known: optuna.Study, trial: optuna.Trial, outcome: trials.Outcome | KilledProcess) -> None:
+    """Tell the study, and the user, what came of a trial; Optuna's dashboard shows why."""
+    name = f"trial {trial.number}"
+    if isinstance(outcome, KilledProcess):
+        trial.set_user_attr(study.KILLED, str(outcome))
+        known.tell(trial, state=TrialState.FAIL)
+        print(f"{name}: {outcome}")
+        return
+    for epoch, lwlrap in enumerate(outcome.epochs):
+        trial.report(lwlrap, epoch)
+    if outcome.score is not None:
+        known.tell(trial, outcome.score)
+        print(f"{name}: out-of-fold lwlrap {outcome.score:.4f}")
+        return
+    if outcome.why:
+        trial.set_user_attr("why", outcome.why)
+    known.tell(trial, state=TrialState.PRUNED)
+    why = f"not possible: {outcome.why}" if outcome.why else "given up, below the median"
+    print(f"{name}: {why}")
 
 
 def require_bands(config: Config) -> None:
@@ -127,63 +141,17 @@ def require_bands(config: Config) -> None:
         raise ValueError(f"{what} than an FFT of {config.n_dft} samples resolves")
 
 
-def run_trial(run: Run, config: Config, folder: Path, url: str, name: str, trial_id: int) -> float:
-    """`score` of a trial that the study has under this number; TrialPruned if it is given up."""
-    pruner = study.pruner(config.training.epochs)
-    trial = optuna.Trial(optuna.load_study(study_name=name, storage=url, pruner=pruner), trial_id)
-
-    def report(epoch: int, lwlrap: float) -> None:
-        trial.report(lwlrap, epoch)
-        if trial.should_prune():
-            raise optuna.TrialPruned
-
-    return score(run, config, folder, report)
-
-
-def score(
-    run: Run, config: Config, folder: Path, report: Callable[[int, float], None] = lambda *_: None
-) -> float:
-    """Out-of-fold lwlrap of the run's folds with these settings.
-
-    Parameters
-    ----------
-    run : Run
-    config : Config
-    folder : Path
-        For checkpoints: the same trial goes on from its last epoch.
-    report : callable
-        (epoch, counted over all folds; lwlrap), after each epoch. What it raises ends the trial.
-    """
-    curated = run.examples("curated", config, stored_views=False)
-    fold_of, truth, scores = run.clip_folds()[curated.clips], [], []
-    learner = Learner(config, len(run.dataset.classes))
-    for number, fold in enumerate(run.folds):
-        others, validation = (
-            dataclasses.replace(curated, clips=curated.clips[chosen])
-            for chosen in (fold_of != fold, fold_of == fold)
-        )
-        training = Training(learner, f"fold{fold}", others, validation, config.training)
-        state = resume.SavedState(training, Checkpoint(folder / f"fold{fold}.checkpoint", ""))
-        state.restore()
-        reporting = resume.Reporting(training, report, number * config.training.epochs)
-        progress = resume.Progress(training, f"{config.name} fold {fold}")
-        kept = training.fit(progress, state, reporting)
-        truth.append(curated.labels[validation.clips])
-        scores.append(kept.scores)
-    return metrics.lwlrap(np.concatenate(truth), np.concatenate(scores))
-
-
-def table(trials: optuna.Study) -> pd.DataFrame:
+def table(known: optuna.Study) -> pd.DataFrame:
     """The best trials side by side, with the importance of each setting."""
     columns = {}
-    for trial in study.best_first(trials)[:SHOWN]:
+    for trial in study.best_first(known)[:SHOWN]:
         minutes = trial.duration.total_seconds() / 60
         columns[f"trial {trial.number}"] = {
             "lwlrap": trial.value,
             "minutes": minutes,
             **trial.params,
         }
-    columns["importance"] = study.importances(trials)
+    columns["importance"] = study.importances(known)
     return pd.DataFrame(columns)
 
 

@@ -10,10 +10,12 @@ import pytest
 
 import config
 import search
+from cluster import processes as processes_of_dask
+from cluster import start_scheduler, worker
 from conftest import run_of
 from fast import processes
 from messages import InputError, KilledProcess
-from runs import resume, settings, study
+from runs import resume, settings, study, trials
 from solution import metrics
 
 BASE = config.experiments("small", ["v1mix"])[0]
@@ -45,8 +47,8 @@ def scored(monkeypatch, in_this_process):
             report(epoch, config.n_hop / 4000 + epoch / 1000)
         return config.n_hop / 4000
 
-    monkeypatch.setattr(search, "score", score)
-    monkeypatch.setattr(study, "WARM_UP_EPOCHS", 0)
+    monkeypatch.setattr(trials, "score", score)
+    monkeypatch.setattr(trials, "WARM_UP_EPOCHS", 0)
     return chosen
 
 
@@ -126,23 +128,42 @@ def test_trials_train_without_preparing_clips_and_the_best_is_a_settings_file(
     )
 
 
+def test_workers_try_settings_at_once(arguments, run_stage, tmp_path, capsys):
+    with processes_of_dask() as start:
+        file = start_scheduler(start, tmp_path)
+        start(*worker(file, "--nworkers", 2, "--host", "127.0.0.1"), cwd=tmp_path)
+        options = ("--scheduler-file", file, "--trials", "2")
+        run_stage("search", *arguments, *options, "--over", "n_dft=512,n_mels=32/64")
+    said = capsys.readouterr().out
+    (found,) = study.all_studies(tmp_path)
+    done = optuna.load_study(study_name=found.study_name, storage=study.url(tmp_path))
+    first, second = study.tried(done)
+    assert first.params != second.params
+    assert first.datetime_complete > second.datetime_start  # they were under way together
+    for trial in (first, second):
+        assert len(trial.intermediate_values) == 2
+        assert f"trial {trial.number}: on " in said
+    assert f"trial 1: out-of-fold lwlrap {done.trials[1].value:.4f}" in said
+    assert done.best_params.items() <= settings.read(tmp_path / "search" / "best.json").items()
+
+
 def test_the_score_is_that_of_all_clips_of_the_folds(arguments, tmp_path, monkeypatch):
     run, reports, kept = run_of(*arguments, "--experiments", "v1mix"), [], []
-    fit = search.Training.fit
+    fit = trials.Training.fit
 
     def noting(training, *callbacks):
         kept.append((training.validation, fit(training, *callbacks)))
         return kept[-1][1]
 
-    monkeypatch.setattr(search.Training, "fit", noting)
-    found = search.score(run, run.configs[0], tmp_path / "t", lambda *one: reports.append(one))
+    monkeypatch.setattr(trials.Training, "fit", noting)
+    found = trials.score(run, run.configs[0], tmp_path / "t", lambda *one: reports.append(one))
     truth = np.concatenate([clips.labels[clips.clips] for clips, _ in kept])
     assert len(truth) == 20
     assert found == metrics.lwlrap(truth, np.concatenate([one.scores for _, one in kept]))
     assert [epoch for epoch, _ in reports] == [0, 1, 2, 3]
     reports.clear()  # all of it is there: nothing is trained again
     assert (
-        search.score(run, run.configs[0], tmp_path / "t", lambda *one: reports.append(one)) == found
+        trials.score(run, run.configs[0], tmp_path / "t", lambda *one: reports.append(one)) == found
     )
     assert [epoch for epoch, _ in reports] == [0, 1, 2, 3]
 
@@ -167,12 +188,12 @@ def test_an_interrupted_trial_goes_on_from_its_last_epoch(
     assert "epoch  2/2" in printed
     assert "epoch  1/2" not in printed
     summaries = optuna.get_all_study_summaries(study.url(tmp_path))
-    trials = optuna.load_study(
+    first, second = optuna.load_study(
         study_name=summaries[0].study_name, storage=study.url(tmp_path)
     ).trials
-    assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE"]
-    assert trials[0].params == trials[1].params
-    assert list(trials[1].intermediate_values) == [0, 1]
+    assert (first.state.name, second.state.name) == ("FAIL", "COMPLETE")
+    assert first.params == second.params
+    assert list(second.intermediate_values) == [0, 1]
 
 
 class TestStudy:
@@ -189,8 +210,8 @@ class TestStudy:
         (base,) = run_of(*arguments, "--experiments", "v1mix").configs
         assert scored[0] == dataclasses.replace(base, fmax=22_050.0)
         done = self.trials(tmp_path)
-        assert len(study.trained(done)) == 12
-        given_up = [trial for trial in study.trained(done) if trial.state.name == "PRUNED"]
+        assert len(study.tried(done)) == 12
+        given_up = [trial for trial in study.tried(done) if trial.state.name == "PRUNED"]
         assert given_up  # below the median of the others
         best = json.loads((tmp_path / "search" / "best.json").read_text())
         assert best["n_hop"] == max(chosen.n_hop for chosen in scored)
@@ -204,7 +225,7 @@ class TestStudy:
 
         draws = len(done.trials)
         run_stage("search", *arguments, "--trials", "14", *options)
-        assert len(study.trained(self.trials(tmp_path))) == 14
+        assert len(study.tried(self.trials(tmp_path))) == 14
         hops = [trial.params["n_hop"] for trial in self.trials(tmp_path).trials]
         assert not {*hops[draws:]} & {*hops[1:draws]}  # it does not draw the same again
 
@@ -236,7 +257,7 @@ class TestStudy:
         self, arguments, run_stage, tmp_path, scored, monkeypatch
     ):
         score, errors = (
-            search.score,
+            trials.score,
             [FloatingPointError("the loss became nan"), KilledProcess("x")],
         )
 
@@ -245,12 +266,12 @@ class TestStudy:
                 raise errors.pop(0)
             return score(*rest)
 
-        monkeypatch.setattr(search, "score", failing)
+        monkeypatch.setattr(trials, "score", failing)
         run_stage("search", *arguments, "--trials", "2", "--over", "n_dft=1024,n_mels=64")
-        reasons = [trial.user_attrs.get("why", "") for trial in self.trials(tmp_path).trials]
-        assert reasons[0] == "the loss became nan"
-        assert reasons[1].startswith("the system killed x")
-        assert reasons[2:] == ["", ""]
+        first, second, third = self.trials(tmp_path).trials  # the first was none
+        assert first.user_attrs["why"] == "the loss became nan"
+        assert second.user_attrs[study.KILLED].startswith("the system killed x")
+        assert third.state.name == "COMPLETE"
 
     def test_impossible_settings_end_the_search(
         self, arguments, run_stage, tmp_path, scored, monkeypatch

@@ -66,11 +66,6 @@ def _task(stage: processes.Process, clip: ClipFile, settings: dict) -> PreparedC
     return prepare(clip, settings)
 
 
-def prepare_batch(files: list[ClipFile], settings: dict) -> list[PreparedClip]:
-    """Prepare clips one after the other, in this process."""
-    return [prepare(file, settings) for file in files]
-
-
 def prepare(clip: ClipFile, settings: dict) -> PreparedClip:
     """Decode a clip, and prepare its waveform; one that cannot be read becomes `silence`."""
     try:

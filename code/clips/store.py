@@ -235,44 +235,72 @@ def read_log_mels(path: Path, config: Config) -> storage.Rows:
 
 
 def write_views(
-    store: Clips, config: Config, path: Path, checkpoint: Checkpoint, label: str
+    store: Clips,
+    config: Config,
+    path: Path,
+    checkpoint: Checkpoint,
+    label: str,
+    each: Callable[[Callable, list], Iterable[np.ndarray]] | None = None,
 ) -> dict[Path, list]:
     """Write `crops.views` of all clips of a store, or of those after the checkpoint's.
 
+    each : what makes them elsewhere: (function, batches of clips, int (n,) each) -> in order,
+        what function(store, batch, config) gives
+
     Returns size and checksum of the file, as `Result.seal` takes them.
     """
-    kind = np.float32, (config.n_views, config.crop_frames, config.n_mels)
+    row = config.n_views, config.crop_frames, config.n_mels
 
-    def parts(n_rows: int) -> Iterable[tuple[int, np.ndarray]]:
-        for batch in crops.split(np.arange(n_rows, len(store)), VIEWED_AT_ONCE):
-            yield batch[0], crops.views(store, batch, config)
+    def made(n_rows: int) -> Iterable[tuple[int, np.ndarray]]:
+        batches = crops.split(np.arange(n_rows, len(store)), VIEWED_AT_ONCE)
+        return _made(crops.views, store, batches, config, each)
 
-    return _write(path, kind, parts, checkpoint, label, len(store))
+    return _write({path: (np.float32, row)}, made, checkpoint, label, len(store))
 
 
 def write_log_mels(
-    store: Clips, config: Config, path: Path, checkpoint: Checkpoint, label: str
+    store: Clips,
+    config: Config,
+    path: Path,
+    checkpoint: Checkpoint,
+    label: str,
+    each: Callable[[Callable, list], Iterable[np.ndarray]] | None = None,
 ) -> dict[Path, list]:
-    """Write the log-mels of all clips of a store; otherwise as `write_views`."""
+    """Write the log-mels of all clips of a store, one by one; otherwise as `write_views`."""
     ends = np.cumsum(-(-store.n_samples // config.n_hop))
 
-    def parts(n_rows: int) -> Iterable[tuple[int, np.ndarray]]:
+    def made(n_rows: int) -> Iterable[tuple[int, np.ndarray]]:
         # Clips without samples have no rows: those at the end of what is there do no harm.
-        for clip in range(np.searchsorted(ends, n_rows, "right"), len(store)):
-            yield clip, store.log_mel(clip, config)
+        batches = crops.split(np.arange(np.searchsorted(ends, n_rows, "right"), len(store)), 1)
+        return _made(_log_mel, store, batches, config, each)
 
-    return _write(path, (np.float16, (config.n_mels,)), parts, checkpoint, label, len(store))
+    layout = {path: (np.float16, (config.n_mels,))}
+    return _write(layout, made, checkpoint, label, len(store))
+
+
+def _log_mel(store: Clips, clips: np.ndarray, config: Config) -> np.ndarray:
+    (clip,) = clips
+    return store.log_mel(clip, config)
+
+
+def _made(function: Callable, store, batches: list, config: Config, each) -> Iterable[tuple]:
+    """(number of clips done with it, rows) of each batch."""
+    if each:
+        rows = each(function, batches)
+    else:
+        rows = crops.prefetch(function(store, batch, config) for batch in batches)
+    return zip((batch[-1] + 1 for batch in batches), rows, strict=True)
 
 
 def _write(
-    path: Path, kind: tuple, parts: Callable, checkpoint: Checkpoint, label: str, n_clips: int
+    layout: dict, made: Callable, checkpoint: Checkpoint, label: str, n_clips: int
 ) -> dict[Path, list]:
-    """Append the parts, (first clip, rows) each, that come after the rows that are there."""
-    (array,), _ = storage.open_appenders({path: kind}, checkpoint)
+    """Append what is made of clips, (clips done, rows), after the rows that are there."""
+    (array,), _ = storage.open_appenders(layout, checkpoint)
     with contextlib.closing(array), messages.progress_bar(label, n_clips) as bar:
-        for clip, rows in crops.prefetch(parts(len(array))):
+        for n_done, rows in made(len(array)):
             array.append(rows)
-            bar.update(clip + 1 - bar.n)
+            bar.update(n_done - bar.n)
             if checkpoint.is_due():
                 storage.commit([array], checkpoint)
         array.commit()

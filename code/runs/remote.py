@@ -63,9 +63,8 @@ _at_work = set()  # the output folders that this process makes a result in
 
 
 def call(path: Path, function: Callable, *args):
-    """`function(*args)`, on a worker that is like the client."""
-    _run_of(path)
-    return function(*args)
+    """`function(run, *args)`, on a worker that is like the client."""
+    return function(_run_of(path), *args)
 
 
 def do(task, path: Path, *_) -> None:
@@ -73,12 +72,21 @@ def do(task, path: Path, *_) -> None:
 
     The rest of the arguments are the results of the tasks that came first: nothing.
     """
+
+    def make(run: Run) -> None:
+        if task.result(run, *task.args).fault() is not None:
+            task.function(run, *task.args)
+
+    train(path, task.name, make)
+
+
+def train(path: Path, name: str, function: Callable, *args):
+    """`function(run, *args)`, alone under this name; what it prints goes to the client."""
     run = _run_of(path)
     _end_with_worker()
     _draw_by_thread()
-    with _told(task.name, path.name), _alone(path.with_name(f"{task.name}.lock")):
-        if task.result(run, *task.args).fault() is not None:
-            task.function(run, *task.args)
+    with _told(name, path.name), _alone(path.with_name(f"{name}.lock")):
+        return function(run, *args)
 
 
 def look(path: Path) -> tuple[Path, bool]:

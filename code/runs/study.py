@@ -39,8 +39,8 @@ RANGES = {
 }
 FACTORS = {"learning_rate": 4.0}  # of what lies between the present value over it, and times it
 LOG_FROM = 4.0  # ranges over such a factor are searched on a logarithmic scale
-FIRST_AT_RANDOM, COMPARED_FROM = 5, 3  # trials
-WARM_UP_EPOCHS = 3  # at most, before a trial may be given up
+FIRST_AT_RANDOM = 5  # trials
+KILLED = "killed"  # the attribute of a trial that the system ended
 
 
 def ranges(over: list[str], base: Config) -> dict[str, BaseDistribution]:
@@ -180,7 +180,10 @@ def open_study(root: Path, experiment: str, source: dict, seed: int) -> optuna.S
     study.set_user_attr("source", source)
     # Gone on with, it must not draw the same again.
     study.sampler = optuna.samplers.TPESampler(
-        seed=seed + len(study.trials), n_startup_trials=FIRST_AT_RANDOM
+        # What is still under way on other workers counts as poor, so that they try something else.
+        seed=seed + len(study.trials),
+        n_startup_trials=FIRST_AT_RANDOM,
+        constant_liar=True,
     )
     return study
 
@@ -190,13 +193,6 @@ def all_studies(root: Path) -> list:
     if not (root / STUDY).exists():
         return []
     return optuna.get_all_study_summaries(url(root))
-
-
-def pruner(epochs: int) -> optuna.pruners.BasePruner:
-    """Gives up trials that are below the median of the former ones at the same epoch."""
-    return optuna.pruners.MedianPruner(
-        COMPARED_FROM, n_warmup_steps=min(WARM_UP_EPOCHS, epochs // 4)
-    )
 
 
 def begin(study: optuna.Study, over: dict[str, BaseDistribution], base: Config) -> None:
@@ -220,10 +216,10 @@ def _includes(values: BaseDistribution, value) -> bool:
     return value is not None and values.low <= value <= values.high
 
 
-def trained(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """The trials that came to an end, or were given up on the way to it; not impossible ones."""
-    ended = study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED])
-    return [trial for trial in ended if trial.intermediate_values]
+def tried(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """The trials that came to an end, or were ended on the way to it; not impossible ones."""
+    ended = study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
+    return [trial for trial in ended if trial.intermediate_values or KILLED in trial.user_attrs]
 
 
 def best_first(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:

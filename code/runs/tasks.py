@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import messages
-from fast import gpus
+from fast import gpus, processes
 from messages import KilledProcess, PipelineError
 from runs import remote
 from runs.results import Result
@@ -86,7 +86,7 @@ def run_all(run: Run, tasks: list[Task]) -> None:
 
 
 def in_order(run: Run, function: Callable, batches: Iterable, *args) -> Iterator:
-    """`function(batch, *args)` of each batch from the workers, in order.
+    """`function(run, batch, *args)` of each batch from the workers, in order.
 
     No more than a few batches for each worker are under way or wait to be fetched.
     """
@@ -101,29 +101,90 @@ def in_order(run: Run, function: Callable, batches: Iterable, *args) -> Iterator
             yield under_way.popleft().result()
 
 
+def whenever_free(run: Run, function: Callable, ask: Callable[[], tuple | None], n: int | None):
+    """`function(run, *args)` of what `ask` gives whenever a worker is free, until it gives nothing.
+
+    Each in a process of its own, with which its memory goes: here, one after the other, or a worker
+    starts anew.
+
+    Parameters
+    ----------
+    ask : callable
+        None, or (a name for messages and locks, args). Is asked again after each result.
+    n : int
+        How many there may be.
+
+    Yields
+    ------
+    name : str
+    result : of the function; or KilledProcess, if the system ends it
+    """
+    if not side_by_side(run):
+        while (asked := ask()) is not None:
+            name, args = asked
+            try:
+                result = processes.apart(function, run, *args)
+            except KilledProcess as error:
+                result = error
+            yield name, result
+        return
+    with _connected(run, n) as (client, path), _shown(client, path, n) as bar:
+        from distributed import KilledWorker, as_completed
+
+        names, finished = {}, as_completed(loop=client.loop)
+
+        def submit() -> None:
+            while finished.count() < len(client.nthreads()) and (asked := ask()) is not None:
+                name, args = asked
+                key = f"{name} {path.name}"
+                future = client.submit(remote.train, path, name, function, *args, key=key)
+                names[key] = name
+                finished.add(future)
+
+        submit()
+        for future in finished:
+            name, workers = names.pop(future.key), client.who_has([future])[future.key]
+            try:
+                result = future.result()
+            except KilledWorker:
+                result = KilledProcess(f"one worker after the other at {name}")
+            del future  # or it would be computed again, as its worker forgets it
+            if workers:
+                client.restart_workers(workers, timeout=SECONDS_TO_STOP, raise_for_error=False)
+            bar.update()
+            yield name, result
+            submit()
+
+
 # --- on this side ---------------------------------------------------------------------------------
 
 
 def _run_on_workers(run: Run, tasks: list[Task]) -> None:
     from distributed import as_completed
 
-    with _connected(run, len(tasks)) as (client, path):
-        for address, n_threads in client.nthreads().items():
-            if n_threads > 1:
-                raise PipelineError(
-                    f"worker {address} has {n_threads} threads, and a network takes a process of "
-                    "its own: start workers with --nthreads 1"
-                )
+    with _connected(run, len(tasks)) as (client, path), _shown(client, path, len(tasks)) as bar:
         futures = {}
-        with messages.progress_bar("tasks", len(tasks), "task") as bar:
-            client.subscribe_topic(path.name, functools.partial(_show, bar, {}))
-            for task in tasks:
-                needs = [futures[name] for name in task.needs]
-                key = f"{task.name} {path.name}"
-                futures[task.name] = client.submit(remote.do, task, path, *needs, key=key)
-            for future in as_completed(futures.values(), loop=client.loop):
-                future.result()
-                bar.update()
+        for task in tasks:
+            needs = [futures[name] for name in task.needs]
+            key = f"{task.name} {path.name}"
+            futures[task.name] = client.submit(remote.do, task, path, *needs, key=key)
+        for future in as_completed(futures.values(), loop=client.loop):
+            future.result()
+            bar.update()
+
+
+@contextlib.contextmanager
+def _shown(client, path: Path, n: int) -> Iterator:
+    """A bar of so many trainings, with what runs where; PipelineError if a worker takes several."""
+    for address, n_threads in client.nthreads().items():
+        if n_threads > 1:
+            raise PipelineError(
+                f"worker {address} has {n_threads} threads, and a network takes a process of "
+                "its own: start workers with --nthreads 1"
+            )
+    with messages.progress_bar("tasks", n, "task") as bar:
+        client.subscribe_topic(path.name, functools.partial(_show, bar, {}))
+        yield bar
 
 
 def _show(bar, at_work: dict[str, str], event) -> None:

@@ -95,6 +95,7 @@ class Stages:
 def stages(context, make_clips, tmp_path_factory):
     """With one run that nothing happened to, in the folder `whole`; and how long each took."""
     stages, stages_took = Stages(context, tmp_path_factory.mktemp("runs"), make_clips), {}
+    stages.finish(stages.start("preprocess", "first"))  # imports and compiles for all
     for stage in command_line.STAGES:
         started = time.monotonic()
         stages.finish(stages.start(stage, "whole"))

@@ -26,7 +26,7 @@ from clips.files import ClipFile
 from cluster import PYTHONPATH, processes, start_scheduler, wait_until, worker
 from fast import gpus
 from messages import InputError, KilledProcess, PipelineError
-from runs import results, tasks
+from runs import results, tasks, work
 from runs.run import Run
 from runs.tasks import Task
 
@@ -259,8 +259,48 @@ def test_clips_come_in_order_and_few_wait(run):
     assert taken == list(range(40))
 
 
-def twice(number, _):
+def twice(run, number, _):
     return 2 * number
+
+
+def test_workers_are_asked_for_more_whenever_they_are_free(run):
+    """Each time in a new process; one that is killed costs its own result only."""
+    asks, seen = ((name, (name,)) for name in ("0", "deadly", "2", "3")), {}
+    for name, found in tasks.whenever_free(run, think, lambda: next(asks, None), 4):
+        seen[name] = found
+    assert isinstance(seen.pop("deadly"), KilledProcess)
+    assert sorted(seen) == ["0", "2", "3"]
+    assert len(set(seen.values())) == 3
+
+
+def think(run, name) -> int:
+    if name == "deadly":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.getpid()
+
+
+def test_one_process_after_the_other_is_asked_for_more_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpus, "usable", list)
+    asks = iter([("0", ("0",)), ("1", ("1",))])
+    found = tasks.whenever_free(make_run(tmp_path), think, lambda: next(asks, None), 2)
+    (_, first), (_, second) = found
+    assert len({os.getpid(), first, second}) == 3
+
+
+def test_workers_write_the_log_mels_and_views_of_this_process(
+    scheduler, make_clips, run_stage, tiny_profile, tmp_path
+):
+    make_clips(sizes={"curated": 20, "noisy": 3, "test": 4}).write(tmp_path / "in")
+    (tmp_path / "logmel.json").write_text('{"frontend": "logmel"}')
+    arguments = ["--input", tmp_path / "in", "--profile", tiny_profile]
+    arguments += ["--settings", tmp_path / "logmel.json"]
+    for output, options in (("here", []), ("there", ["--scheduler-file", scheduler])):
+        run_stage("preprocess", *arguments, "--output", tmp_path / output, *options)
+    written = {path.name for path in (tmp_path / "here/clips").rglob("*.f??")}
+    assert {name.partition("-")[0] for name in written} == {"logmel", "views", "features.f32"}
+    for here in (tmp_path / "here/clips").rglob("*.[fi]??"):
+        there = tmp_path / "there" / here.relative_to(tmp_path / "here")
+        assert here.read_bytes() == there.read_bytes(), here
 
 
 def test_prepared_clips_are_those_of_this_process(run, make_clips, tmp_path):
@@ -268,11 +308,13 @@ def test_prepared_clips_are_those_of_this_process(run, make_clips, tmp_path):
     made.write_clips(tmp_path / "clips", "curated")
     files = [ClipFile(tmp_path / "clips", name) for name in made.tables["curated"]["fname"]]
     settings = config.EXPERIMENTS["v1mix"].values(config.PREPROCESSING_SETTINGS)
-    batches = tasks.in_order(run, prepare.prepare_batch, [files[:4], files[4:]], settings)
+    run = dataclasses.replace(run, configs=[config.EXPERIMENTS["v1mix"]])
+    batches = tasks.in_order(run, work.prepare_clips, [files[:4], files[4:]])
     found = [clip for batch in batches for clip in batch]
-    for ours, theirs in zip(prepare.prepare_batch(files, settings), found, strict=True):
+    for file, theirs in zip(files, found, strict=True):
         for name in ("samples", "features"):
-            np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+            ours = getattr(prepare.prepare(file, settings), name)
+            np.testing.assert_array_equal(ours, getattr(theirs, name))
 
 
 def test_each_gpu_has_a_worker_that_listens_to_this_machine_only(tmp_path, monkeypatch):
