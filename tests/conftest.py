@@ -136,7 +136,7 @@ def run_stage():
 
 def run_of(*arguments) -> Run:
     """What a stage is given that has these arguments."""
-    return command_line.prepare(command_line._parser("").parse_args([*map(str, arguments)]))
+    return command_line.prepare(command_line.parser("").parse_args([*map(str, arguments)]))
 
 
 @pytest.fixture(scope="session")

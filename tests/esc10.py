@@ -58,9 +58,7 @@ def lay_out(clips: pd.DataFrame, audio: Path, fold: int, folder: Path) -> None:
     table = clips.rename(columns={"file": "fname", "category": "labels"})[["fname", "labels"]]
     table[~tested].to_csv(folder / "train_curated.csv", index=False)
     classes = dict.fromkeys(sorted(set(clips["category"])), 0)
-    table[tested][["fname"]].assign(**classes).to_csv(
-        folder / "sample_submission.csv", index=False
-    )
+    table[tested][["fname"]].assign(**classes).to_csv(folder / "sample_submission.csv", index=False)
 
 
 def run_stages(folder: Path, profile: str) -> None:

@@ -22,7 +22,7 @@ def test_commands_are_understood():
         r"^sh run\.sh.*$", "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S)), re.M
     )
     assert len(commands) >= 7
-    parser = command_line._parser("")
+    parser = command_line.parser("")
     for command in commands:
         words = shlex.split(command, comments=True)[2:]
         if words and not words[0].startswith("-"):
@@ -40,7 +40,7 @@ def options_of(parser):
 
 def test_every_option_is_explained():
     script = (PROJECT / "run.sh").read_text()
-    for option in options_of(command_line._parser("")):
+    for option in options_of(command_line.parser("")):
         assert option in script, option
     of_scripts = set().union(*map(options_of, SCRIPTS.values()))
     for option in re.findall(r"`(--[a-z-]+)", README):

@@ -138,40 +138,41 @@ def numbers(text: str) -> list[int]:
     return [int(number) for number in names(text)]
 
 
-def _parser(description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--input", type=Path, metavar="DIR", help="the dataset (default: input/)")
-    parser.add_argument(
+def parser(description: str) -> argparse.ArgumentParser:
+    """The options that all stages have."""
+    common = argparse.ArgumentParser(description=description)
+    common.add_argument("--input", type=Path, metavar="DIR", help="the dataset (default: input/)")
+    common.add_argument(
         "--profile",
         choices=config.PROFILES,
         help="table of settings (default: published, or demo where input/ holds no dataset)",
     )
-    parser.add_argument(
+    common.add_argument(
         "--settings",
         type=Path,
         metavar="FILE",
         help="JSON of settings that differ from the profile's, as search writes it",
     )
-    add_output_option(parser, "where results go")
-    add_choice_options(parser, experiments="the profile's")
-    parser.add_argument(
+    add_output_option(common, "where results go")
+    add_choice_options(common, experiments="the profile's")
+    common.add_argument(
         "--skip-unreadable",
         action="store_true",
         help="leave out training clips that cannot be decoded",
     )
-    parser.add_argument(
+    common.add_argument(
         "--force",
         action="store_true",
         help="make results again that are there already, and those half made from their start",
     )
-    cluster = parser.add_mutually_exclusive_group()
+    cluster = common.add_mutually_exclusive_group()
     cluster.add_argument(
         "--scheduler", metavar="ADDRESS", help="the Dask scheduler whose workers take part"
     )
     cluster.add_argument(
         "--scheduler-file", type=Path, metavar="FILE", help="the same, by the file that it wrote"
     )
-    return parser
+    return common
 
 
 def add_output_option(parser: argparse.ArgumentParser, what: str) -> None:
@@ -207,7 +208,7 @@ def stage(main: Callable[[Run], None]) -> Callable[[], None]:
     @functools.wraps(main)
     def run_stage() -> None:
         module = sys.modules[main.__module__]
-        start(_parser(module.__doc__), Path(module.__file__).stem, lambda run, args: main(run))
+        start(parser(module.__doc__), Path(module.__file__).stem, lambda run, args: main(run))
 
     return run_stage
 
