@@ -11,7 +11,6 @@ from config import Config, Schedule
 from messages import InputError
 
 FIXED = ("name", "pretrained_by", "stack_weight")  # what tells experiments apart
-SCHEDULES = ("pretraining", "training")
 KINDS = {field.name: field.type for field in fields(Config) if field.name not in FIXED}
 SCHEDULE_KINDS = {field.name: field.type for field in fields(Schedule)}
 

@@ -101,7 +101,9 @@ def in_order(run: Run, function: Callable, batches: Iterable, *args) -> Iterator
             yield under_way.popleft().result()
 
 
-def whenever_free(run: Run, function: Callable, ask: Callable[[], tuple | None], n: int | None):
+def whenever_free(
+    run: Run, function: Callable, ask: Callable[[], tuple | None], n: int
+) -> Iterator[tuple]:
     """`function(run, *args)` of what `ask` gives whenever a worker is free, until it gives nothing.
 
     Each in a process of its own, with which its memory goes: here, one after the other, or a worker
@@ -134,7 +136,9 @@ def whenever_free(run: Run, function: Callable, ask: Callable[[], tuple | None],
         names, finished = {}, as_completed(loop=client.loop)
 
         def submit() -> None:
-            while finished.count() < len(client.nthreads()) and (asked := ask()) is not None:
+            # One waits for a worker where there is none just now.
+            n_workers = max(1, len(client.nthreads()))
+            while finished.count() < n_workers and (asked := ask()) is not None:
                 name, args = asked
                 key = f"{name} {path.name}"
                 future = client.submit(remote.train, path, name, function, *args, key=key)
