@@ -1,0 +1,51 @@
+"""What the studies of tests/README.md compute, on figures made up."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import esc10
+import study
+from clips import dataset
+from storage import write_scores
+
+
+def test_differences_are_paired_by_seed_and_noise_is_called_so():
+    rows = []
+    for seed, easy in enumerate([0.0, 0.1, 0.2]):  # seeds differ by more than variants
+        for variant, gain, luck in (
+            (study.BASE, 0.0, 0.0),
+            ("gains", 0.02, 0.001),
+            ("luck", 0.0, 0.03),
+        ):
+            lwlrap = 0.5 + easy + gain + luck * (seed - 1)
+            rows.append({"seed": seed, "variant": variant, "oof": lwlrap, "minutes": 2.0})
+            rows[-1]["test"] = lwlrap - 0.1
+    table = study.differences(pd.DataFrame(rows), [study.BASE, "gains", "luck"])
+    # 4.303 standard errors of three seeds: 0.001 / sqrt(3)
+    assert table.loc["gains", "oof, difference"] == "+0.0200 ± 0.0025"
+    assert table.loc["luck", "oof, difference"] == "+0.0000 ± 0.0745 (noise)"
+    assert table.loc["gains", "test"] == "0.5200"
+
+
+def test_official_folds_are_each_the_test_set_of_the_others(make_clips, tmp_path):
+    made = make_clips(sizes={"curated": 10, "noisy": 0, "test": 0})
+    made.write_clips(tmp_path / "audio", "curated")
+    files = made.tables["curated"]["fname"]
+    clips = pd.DataFrame(
+        {"file": files, "category": ["Bark", "Meow"] * 5, "fold": [1, 1, 2, 2, 3] * 2}
+    )
+    esc10.lay_out(clips, tmp_path / "audio", 2, tmp_path / "in")
+    data = dataset.load(tmp_path / "in")
+    assert set(data["test"].fnames) == set(files[clips["fold"] == 2])
+    assert set(data["curated"].fnames) == set(files[clips["fold"] != 2])
+
+    right = pd.get_dummies(clips.set_index("file")["category"]).loc[data["test"].fnames]
+    wrong = right.to_numpy().copy()
+    wrong[0] = wrong[0, ::-1]
+    (tmp_path / "out" / "predictions" / "v1mix").mkdir(parents=True)
+    for path, scores in (("submission.csv", right), ("predictions/v1mix/test.csv", wrong)):
+        scores = np.asarray(scores, np.float32)
+        write_scores(tmp_path / "out" / path, data["test"].fnames, data.classes, scores)
+    found = esc10.accuracies(clips, tmp_path / "out")
+    assert found == {"ensemble": 1.0, "v1mix": pytest.approx(0.75)}
