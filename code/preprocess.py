@@ -10,7 +10,7 @@ import pandas as pd
 from joblib.externals.loky import get_reusable_executor
 
 import messages
-from clips import prepare, store
+from clips import derived, prepare, store
 from clips.dataset import SPLITS, describe
 from clips.files import ClipFile
 from clips.prepare import PreparedClip
@@ -86,13 +86,12 @@ def write_made_of_clips(run: Run, split: str) -> None:
     for result, config in made.values():
         if run.is_pending(result):
             result.unseal()
-            (file,) = result.files
-            whole = file == ".f16"
-            write = store.write_log_mels if whole else store.write_views
-            of = split, None if whole else config
-            part = config, result.path(file), result.checkpoint, result.name
+            (suffix,) = result.files
+            kind = derived.BY_SUFFIX[suffix]
+            of = split, None if kind is derived.LOG_MELS else config
+            part = config, result.path(suffix), result.checkpoint, result.name
             each = functools.partial(on_workers, run, of, config) if run.scheduler else None
-            result.seal(write(run.store(*of), *part, each))
+            result.seal(kind.write(run.store(*of), *part, each))
 
 
 def on_workers(

@@ -6,40 +6,28 @@
                   the scale of its samples, and why it could not be read, if so
     store.json    what it was made from (`runs`); written last, so without it nothing is whole
 
-and, made of it, for each front end and length of crops (in its place: a checksum of them)
-
-    views-WHICH.f32   float32 (clips, 3, frames, mel bands), what scores are computed from
-    logmel-WHICH.f16  float16 (all frames, mel bands), log-mels in dB, not normalised, from which
-                      networks with frontend="logmel" start
-
 The arrays are raw: rows in C order, without a header, as `np.fromfile` reads them. Memory does not
 grow with the number of clips: the writer appends, and each crop is read by itself. A few clips can
 be held in memory instead (`in_memory`).
 """
 
-import contextlib
 import csv
 import io
-import json
-import zlib
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-import messages
 import storage
 from clips.prepare import PreparedClip
-from config import FRONT_END_SETTINGS, VIEW_SETTINGS, Config
-from solution import crops, logmel
+from config import FRONT_END_SETTINGS, Config
+from solution import logmel
 from solution.features import N_FEATURES, NUM_STEPS
 from storage import Checkpoint, written_whole
 
 SECONDS_PER_LENGTH_UNIT = 10  # the length feature is in tens of seconds
 BATCH_CLIPS = 256  # after an interruption, they and what was being prepared are done again
-VIEWED_AT_ONCE = 8
 TABLE = "clips.csv"
 ARRAYS = ("samples.i16", "features.f32")
 STORE_FILES = (*ARRAYS, TABLE)
@@ -208,103 +196,6 @@ def in_memory(prepared: list[PreparedClip], settings: dict) -> Clips:
     samples = np.concatenate([clip.samples for clip in prepared])
     features = np.stack([clip.features for clip in prepared])
     return Clips(pd.DataFrame(rows, columns=ClipRow._fields), samples, features)
-
-
-def views_name(config: Config) -> str:
-    """The file of a store's views; experiments that start from the same crops share it."""
-    return f"views-{_checksum(config.values(VIEW_SETTINGS))}.f32"
-
-
-def log_mels_name(config: Config) -> str:
-    """The file of a store's log-mels; experiments with the same front end share it."""
-    return f"logmel-{_checksum(config.values(FRONT_END_SETTINGS))}.f16"
-
-
-def _checksum(settings: dict) -> str:
-    return f"{zlib.crc32(json.dumps(settings).encode()):08x}"
-
-
-def read_views(path: Path, config: Config) -> storage.Rows:
-    """What `write_views` wrote: float32 (clips, n_views, frames, n_mels)."""
-    return storage.Rows(path, np.float32, (config.n_views, config.crop_frames, config.n_mels))
-
-
-def read_log_mels(path: Path, config: Config) -> storage.Rows:
-    """What `write_log_mels` wrote: float16 (all frames, n_mels)."""
-    return storage.Rows(path, np.float16, (config.n_mels,))
-
-
-def write_views(
-    store: Clips,
-    config: Config,
-    path: Path,
-    checkpoint: Checkpoint,
-    label: str,
-    each: Callable[[Callable, list], Iterable[np.ndarray]] | None = None,
-) -> dict[Path, list]:
-    """Write `crops.views` of all clips of a store, or of those after the checkpoint's.
-
-    each : what makes them elsewhere: (function, batches of clips, int (n,) each) -> in order,
-        what function(store, batch, config) gives
-
-    Returns size and checksum of the file, as `Result.seal` takes them.
-    """
-    row = config.n_views, config.crop_frames, config.n_mels
-
-    def made(n_rows: int) -> Iterable[tuple[int, np.ndarray]]:
-        batches = crops.split(np.arange(n_rows, len(store)), VIEWED_AT_ONCE)
-        return _made(crops.views, store, batches, config, each)
-
-    return _write({path: (np.float32, row)}, made, checkpoint, label, len(store))
-
-
-def write_log_mels(
-    store: Clips,
-    config: Config,
-    path: Path,
-    checkpoint: Checkpoint,
-    label: str,
-    each: Callable[[Callable, list], Iterable[np.ndarray]] | None = None,
-) -> dict[Path, list]:
-    """Write the log-mels of all clips of a store, one by one; otherwise as `write_views`."""
-    ends = np.cumsum(-(-store.n_samples // config.n_hop))
-
-    def made(n_rows: int) -> Iterable[tuple[int, np.ndarray]]:
-        # Clips without samples have no rows: those at the end of what is there do no harm.
-        batches = crops.split(np.arange(np.searchsorted(ends, n_rows, "right"), len(store)), 1)
-        return _made(_log_mel, store, batches, config, each)
-
-    layout = {path: (np.float16, (config.n_mels,))}
-    return _write(layout, made, checkpoint, label, len(store))
-
-
-def _log_mel(store: Clips, clips: np.ndarray, config: Config) -> np.ndarray:
-    (clip,) = clips
-    return store.log_mel(clip, config)
-
-
-def _made(function: Callable, store, batches: list, config: Config, each) -> Iterable[tuple]:
-    """(number of clips done with it, rows) of each batch."""
-    if each:
-        rows = each(function, batches)
-    else:
-        rows = crops.prefetch(function(store, batch, config) for batch in batches)
-    return zip((batch[-1] + 1 for batch in batches), rows, strict=True)
-
-
-def _write(
-    layout: dict, made: Callable, checkpoint: Checkpoint, label: str, n_clips: int
-) -> dict[Path, list]:
-    """Append what is made of clips, (clips done, rows), after the rows that are there."""
-    (array,), _ = storage.open_appenders(layout, checkpoint)
-    with contextlib.closing(array), messages.progress_bar(label, n_clips) as bar:
-        for n_done, rows in made(len(array)):
-            array.append(rows)
-            bar.update(n_done - bar.n)
-            if checkpoint.is_due():
-                storage.commit([array], checkpoint)
-        array.commit()
-    return array.written()
 
 
 def _window(

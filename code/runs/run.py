@@ -16,7 +16,6 @@ kaggle/{dataset,kernel}/       what kernel.py makes for upload
 
 import dataclasses
 import functools
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,20 +23,12 @@ import numpy as np
 import pandas as pd
 
 from clips.dataset import SPLITS, Dataset
-from clips.store import (
-    STORE_FILES,
-    ClipStore,
-    log_mels_name,
-    read_log_mels,
-    read_views,
-    views_name,
-)
+from clips.derived import LOG_MELS, VIEWS, Derived
+from clips.store import STORE_FILES, ClipStore
 from config import (
-    FRONT_END_SETTINGS,
     PREPROCESSING_SETTINGS,
     STACKING_SETTINGS,
     TRAINING_SETTINGS,
-    VIEW_SETTINGS,
     Config,
     experiments,
 )
@@ -95,20 +86,19 @@ class Run:
     @functools.cache  # noqa: B019
     def log_mels(self, split: str, config: Config) -> Result:
         """What training and views start from, where that is no waveform."""
-        settings = config.values(FRONT_END_SETTINGS)
-        return self._of_clips(split, log_mels_name(config), self.clips(split), settings)
+        return self._derived(LOG_MELS, split, config, self.clips(split))
 
     @functools.cache  # noqa: B019
     def views(self, split: str, config: Config) -> Result:
         """The log-mels that a split is scored from; experiments with the same crops share them."""
         stored = config.frontend == "logmel"
         of = self.log_mels(split, config) if stored else self.clips(split)
-        return self._of_clips(split, views_name(config), of, config.values(VIEW_SETTINGS))
+        return self._derived(VIEWS, split, config, of)
 
-    def _of_clips(self, split: str, file: str, of: Result, settings: dict) -> Result:
-        name, suffix = os.path.splitext(file)
-        name = f"clips/{split}/{name}"
-        return self.result(name, "preprocess", (suffix,), [of], settings=settings)
+    def _derived(self, kind: Derived, split: str, config: Config, of: Result) -> Result:
+        name = f"clips/{split}/{kind.file(config).removesuffix(kind.suffix)}"
+        settings = config.values(kind.settings)
+        return self.result(name, "preprocess", (kind.suffix,), [of], settings=settings)
 
     def made_of_clips(self, split: str, config: Config) -> list[Result]:
         """What an experiment takes of a split beside its clip store, in the order of making it."""
@@ -253,8 +243,8 @@ class Run:
         """The clips of a split, with log-mels where this experiment starts from them."""
         store = ClipStore(self.clips(split).record.parent)
         if config and config.frontend == "logmel":
-            path = self.log_mels(split, config).path(".f16")
-            store.add_log_mels(read_log_mels(path, config), config.n_hop)
+            path = self.log_mels(split, config).path(LOG_MELS.suffix)
+            store.add_log_mels(LOG_MELS.read(path, config), config.n_hop)
         return store
 
     def examples(
@@ -277,8 +267,8 @@ class Run:
             raise InputError(f"{unreadable(store, split)}. {REMEDY}")
         if config:  # those of noisy clips are taken once, if at all
             stored = stored_views and split != "noisy" and not config.trains_front_end
-            path = stored and self.views(split, config).path(".f32")
-            views = read_views(path, config) if stored else Views(store, config)
+            path = stored and self.views(split, config).path(VIEWS.suffix)
+            views = VIEWS.read(path, config) if stored else Views(store, config)
         return Examples(store, np.flatnonzero(readable), self.dataset[split].labels, views)
 
     def clip_folds(self) -> np.ndarray:

@@ -7,8 +7,8 @@ import sys
 
 from clips.dataset import SPLITS
 from clips.decoding import NOT_DECODED, duration
+from clips.derived import LOG_MELS, VIEWS
 from clips.files import ClipFile
-from clips.store import log_mels_name, views_name
 from config import Config
 from fast import gpus
 from messages import PipelineError, UnreadableClip
@@ -48,9 +48,9 @@ def needed_bytes(run: Run) -> float:
     needed += sum(store_bytes(run.dataset[split].files, run.configs[0]) for split in SPLITS)
     n_scored = len(run.dataset["test"]) + len(run.dataset["curated"])
     configs = run.scored_configs()
-    scored = {views_name(config): config for config in configs if not config.trains_front_end}
+    scored = {VIEWS.file(config): config for config in configs if not config.trains_front_end}
     needed += sum(views_bytes(n_scored, config) for config in scored.values())
-    stored = {log_mels_name(config): config for config in configs if config.frontend == "logmel"}
+    stored = {LOG_MELS.file(config): config for config in configs if config.frontend == "logmel"}
     for config in stored.values():
         needed += sum(log_mels_bytes(run.dataset[split].files, config) for split in SPLITS)
     n_rows = len(run.configs) * (len(run.folds) + 2) * n_scored + len(run.dataset["noisy"])

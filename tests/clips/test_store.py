@@ -1,22 +1,18 @@
 """The clip store gives back what was put in, and clips that cannot be read are silence."""
 
-import dataclasses
 import io
 
 import numpy as np
 import pytest
 import soundfile as sf
 
-import storage
 from clips import store as clipstore
 from clips.files import ClipFile
-from clips.prepare import PreparedClip, prepare
-from config import PREPROCESSING_SETTINGS, VIEW_SETTINGS, Config
+from clips.prepare import prepare
+from config import PREPROCESSING_SETTINGS, Config
 from conftest import open_writer
-from solution import crops, logmel
 from solution.audio import trim
 from solution.features import global_features
-from storage import Checkpoint
 
 SETTINGS = Config().values(PREPROCESSING_SETTINGS)
 RATE = 44100
@@ -186,87 +182,3 @@ def test_two_hours_go_in_and_can_be_cut_anywhere(tmp_path):
     assert store.n_samples[0] == len(waveform)
     last = store.waveform(0, len(waveform) - 100, 100)
     np.testing.assert_array_equal(last * 32768, waveform[-100:])
-
-
-class TestViews:
-    config = Config(crop_samples=22_050, n_hop=1000)
-
-    @pytest.fixture
-    def store(self, tmp_path):
-        settings = self.config.values(PREPROCESSING_SETTINGS)
-        rng = np.random.default_rng(0)
-        with open_writer(tmp_path / "store", settings) as writer:
-            for n in (1, 5000, 22_050, 60_000, 70_000, 30_000, 0):
-                samples = rng.integers(-9000, 9000, n).astype(np.int16)
-                clip = PreparedClip(samples, 1 / 32768, np.zeros((128, 12), np.float32))
-                writer.append(f"{n}.wav", clip)
-        return clipstore.ClipStore(tmp_path / "store")
-
-    def write(self, store, folder, source="#source"):
-        path = folder / clipstore.views_name(self.config)
-        checkpoint = Checkpoint(folder / "views.checkpoint", source)
-        written = clipstore.write_views(store, self.config, path, checkpoint, "views")
-        assert written == {path: storage.size_and_checksum(path)}
-        return clipstore.read_views(path, self.config)
-
-    @pytest.mark.parametrize("damage", [None, clipstore.views_name(config), "views.checkpoint"])
-    def test_go_on_where_they_were_interrupted(self, store, tmp_path, monkeypatch, damage):
-        monkeypatch.setattr(clipstore, "VIEWED_AT_ONCE", 2)
-        monkeypatch.setattr(storage, "SECONDS_BETWEEN", 0)
-        views, began_with, interrupt_at = crops.views, [], [4]
-
-        def spying(store, clips, config):
-            began_with.append(clips[0])
-            if clips[0] in interrupt_at:
-                interrupt_at.clear()
-                raise KeyboardInterrupt
-            return views(store, clips, config)
-
-        monkeypatch.setattr(crops, "views", spying)
-        with pytest.raises(KeyboardInterrupt):
-            self.write(store, tmp_path)
-        if damage:
-            content = bytearray((tmp_path / damage).read_bytes())
-            content[200] ^= 1
-            (tmp_path / damage).write_bytes(content)
-        began_with.clear()
-        written = self.write(store, tmp_path)
-        assert began_with[0] == (0 if damage else 4)
-        np.testing.assert_array_equal(written[:], views(store, np.arange(7), self.config))
-        began_with.clear()
-        self.write(store, tmp_path, source="#other")
-        assert began_with[0] == 0
-
-    @pytest.mark.parametrize("change", [{"crop_samples": 9}, {"frontend": "logmel"}, {"htk": True}])
-    def test_depend_on_what_changes_them(self, change):
-        other = dataclasses.replace(self.config, **change)
-        assert other.values(VIEW_SETTINGS) != self.config.values(VIEW_SETTINGS)
-        assert clipstore.views_name(other) != clipstore.views_name(self.config)
-
-    @pytest.mark.parametrize("interrupted_at", [0, 2, 5])
-    def test_log_mels_are_those_of_every_clip(self, store, tmp_path, monkeypatch, interrupted_at):
-        monkeypatch.setattr(storage, "SECONDS_BETWEEN", 0)
-        path, log_mel, made = tmp_path / "a.f16", store.log_mel, []
-
-        def interrupting(clip, config):
-            made.append(clip)
-            if made == [*range(interrupted_at + 1)]:
-                raise KeyboardInterrupt
-            return log_mel(clip, config)
-
-        monkeypatch.setattr(store, "log_mel", interrupting)
-        arguments = store, self.config, path, Checkpoint(tmp_path / "c", "#source"), "log-mels"
-        with pytest.raises(KeyboardInterrupt):
-            clipstore.write_log_mels(*arguments)
-        written = clipstore.write_log_mels(*arguments)
-        assert written == {path: storage.size_and_checksum(path)}
-        assert made == [*range(interrupted_at + 1), *range(interrupted_at, 7)]
-        store.add_log_mels(clipstore.read_log_mels(path, self.config), self.config.n_hop)
-        for clip, n in enumerate(store.n_samples):
-            expected = logmel.log_mel(store.waveform(clip, 0, n), RATE, 1024, 1000, 64)
-            assert store.n_frames[clip] == len(expected) == -(-n // 1000)
-            stored = store.decibels(clip, 0, len(expected))
-            np.testing.assert_allclose(stored, expected, atol=0.04)  # float16
-            assert stored.dtype == np.float32
-            assert (store.decibels(clip, -3, 3) == -100).all()
-            assert (store.decibels(clip, len(expected), 3) == -100).all()
