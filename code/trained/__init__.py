@@ -1,1 +1,3 @@
 """A trained ensemble in use."""
+
+import fast  # noqa: F401 (before librosa)

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-import fast  # noqa: F401
 from clips import dataset, prepare
 from clips.files import ClipFile
 from clips.prepare import PreparedClip

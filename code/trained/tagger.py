@@ -9,7 +9,6 @@ from typing import NamedTuple
 import librosa
 import numpy as np
 
-import fast  # noqa: F401
 from clips.decoding import HIGHEST_RATE, LOWEST_RATE
 from clips.prepare import PreparedClip, prepare_waveform
 from messages import InputError
