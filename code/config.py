@@ -14,7 +14,8 @@ class Schedule:
 
     Epochs count from 0. The learning rate is halved at each milestone; mixup is applied before the
     first one only. The best-scoring epoch from `keep_from` on is kept. From epoch `stop_from` on
-    training ends once the best epoch lies more than `patience` back.
+    training ends once the best epoch lies more than `patience` back. The loss is cross-entropy, or,
+    with a `loss_q` above 0 and up to 1, the Lq loss, which believes doubtful labels less.
     """
 
     epochs: int
@@ -23,8 +24,11 @@ class Schedule:
     keep_from: int = 0
     stop_from: int | None = None
     patience: int = 10
+    loss_q: float | None = None
 
     def __post_init__(self):
+        if not (self.loss_q is None or 0 < self.loss_q <= 1):
+            raise ValueError(f"loss_q must be above 0 and at most 1, got {self.loss_q}")
         if not self.keep_from < self.epochs:
             raise ValueError(f"no epoch of {self.epochs} would be kept: keep_from={self.keep_from}")
 

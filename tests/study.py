@@ -61,6 +61,7 @@ VARIANTS = {
     "log-mels": LOG_MELS,
     "SpecAugment": {**LOG_MELS, "masked_frames": 44, "masked_mels": 16},
     "drawn mixup": {"mixup_beta": 0.5},
+    "Lq on noisy labels": {"pretraining": {"loss_q": 0.5}},
     "twice the epochs": {
         "pretraining": {"epochs": 24, "milestones": [12, 16, 20], "keep_from": 20},
         "training": {"epochs": 40, "milestones": [20, 28, 34]},

@@ -19,7 +19,7 @@ import storage
 from conftest import run_of
 from runs import command_line, resume, work
 from solution import metrics
-from solution.training import Learner
+from solution.training import Learner, Lq
 
 STAGES = command_line.STAGES
 
@@ -115,6 +115,16 @@ def test_pretraining_is_on_the_noisy_clips_and_scored_on_the_curated_ones(run, m
         assert clips.store.fnames == run.dataset[split].fnames
         np.testing.assert_array_equal(clips.clips, np.arange(len(run.dataset[split])))
         np.testing.assert_array_equal(clips.labels, run.dataset[split].labels)
+
+
+def test_each_schedule_has_a_loss_of_its_own(run, monkeypatch):
+    (config, *_) = run.configs
+    doubting = dataclasses.replace(config.pretraining, loss_q=0.5)
+    config = dataclasses.replace(config, pretraining=doubting)
+    ((_, pretraining),) = trainings_of(work.pretrain, run, [(config,)], monkeypatch)
+    assert isinstance(pretraining.learner.model.loss, Lq)
+    ((_, training),) = trainings_of(work.train_fold, run, [(config, 0)], monkeypatch)
+    assert training.learner.model.loss == "binary_crossentropy"
 
 
 def test_stackers_see_the_weighted_average(finished, run_stage, monkeypatch):

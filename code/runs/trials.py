@@ -81,7 +81,7 @@ def score(
     """
     curated = run.examples("curated", config, stored_views=False)
     fold_of, truth, scores = run.clip_folds()[curated.clips], [], []
-    learner = Learner(config, len(run.dataset.classes))
+    learner = Learner(config, len(run.dataset.classes), config.training.loss_q)
     for number, fold in enumerate(run.folds):
         others, validation = (
             dataclasses.replace(curated, clips=curated.clips[chosen])

@@ -75,7 +75,7 @@ def pretrain(run: Run, config: Config) -> None:
     """Pretrain the network of an experiment on all noisy clips, scored on all curated ones."""
     classes = run.dataset.classes
     training = Training(
-        _learner(config, len(classes)),
+        _learner(config, len(classes), config.pretraining.loss_q),
         "pretrained",
         run.examples("noisy", config),
         _examples(run, "curated", config),
@@ -88,7 +88,8 @@ def pretrain(run: Run, config: Config) -> None:
 def train_fold(run: Run, config: Config, fold: int) -> None:
     """Train the network of an experiment on the clips of the other folds, scored on this one's."""
     classes, start = run.dataset.classes, run.start(config)
-    learner, curated = _learner(config, len(classes)), _examples(run, "curated", config)
+    learner = _learner(config, len(classes), config.training.loss_q)
+    curated = _examples(run, "curated", config)
     held_out = run.clip_folds()[curated.clips] == fold
     others = dataclasses.replace(curated, clips=curated.clips[~held_out])
     validation = dataclasses.replace(curated, clips=curated.clips[held_out])

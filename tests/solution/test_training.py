@@ -2,13 +2,14 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 
 from config import EXPERIMENTS, Schedule
 from solution import crops, metrics
 from solution.scoring import Scorer
-from solution.training import HISTORY, Kept, Scoring
+from solution.training import HISTORY, Kept, Learner, Lq, Scoring
 from trainings import CONFIG, ONCE, learner
 
 
@@ -158,3 +159,38 @@ class TestEpochs:
         network.set_weights([weight * np.nan for weight in network.get_weights()])
         with pytest.raises(FloatingPointError, match="the loss became nan in epoch 1"):
             training.fit()
+
+
+class TestLq:
+    labels = np.array([[1.0, 0.0, 0.3], [0.99, 0.01, 0.5]], np.float32)
+    scores = np.array([[0.9, 0.2, 0.6], [0.0, 1.0, 0.5]], np.float32)
+
+    def loss(self, q):
+        return float(Lq(q)(self.labels, self.scores))
+
+    def test_lies_between_cross_entropy_and_the_absolute_error(self):
+        cross_entropy = float(keras.losses.BinaryCrossentropy()(self.labels, self.scores))
+        error = self.labels * (1 - self.scores) + (1 - self.labels) * self.scores
+        assert self.loss(1e-3) == pytest.approx(cross_entropy, rel=0.02)
+        assert self.loss(1.0) == pytest.approx(error.mean(), rel=1e-3)
+        assert self.loss(0.2) > self.loss(0.5) > self.loss(1.0)
+
+    def test_a_score_that_is_surely_not_the_label_moves_the_network_less(self):
+        """By p^q of what cross-entropy would: the derivative by the logit, of numbers."""
+        logits = np.array([-4.0, 0.0, 4.0])
+        step = 1e-2
+        there = np.ones((3, 1), np.float32)
+
+        def by_logit(logits):
+            scores = 1 / (1 + np.exp(-logits[:, None]))
+            return np.asarray(Lq(0.5).call(there, keras.ops.convert_to_tensor(scores, "float32")))
+
+        slopes = (by_logit(logits + step) - by_logit(logits - step)) / (2 * step)
+        p = 1 / (1 + np.exp(-logits))
+        np.testing.assert_allclose(slopes, -(p**0.5) * (1 - p), rtol=0.01, atol=1e-3)
+
+    def test_schedules_have_it(self):
+        assert isinstance(Learner(CONFIG, 2, 0.5).model.loss, Lq)
+        for impossible in (0.0, 1.5):
+            with pytest.raises(ValueError, match="loss_q must be above 0 and at most 1"):
+                dataclasses.replace(ONCE, loss_q=impossible)
