@@ -16,7 +16,7 @@ from clips.files import ClipFile
 from clips.prepare import PreparedClip
 from config import Config
 from messages import InputError, KilledProcess, first_few
-from runs import command_line, space, tasks, work
+from runs import command_line, preparation, space, tasks
 from runs.run import REMEDY, Run, unreadable
 from solution import crops
 from solution.folds import assign_folds_by_name
@@ -70,7 +70,7 @@ def prepared_clips(run: Run, files: list[ClipFile]) -> Iterator[PreparedClip]:
     if not run.scheduler:
         yield from prepare.prepare_all(files, run.settings)
         return
-    for batch in tasks.in_order(run, work.prepare_clips, crops.split(files, BATCH_CLIPS)):
+    for batch in tasks.in_order(run, preparation.prepare_clips, crops.split(files, BATCH_CLIPS)):
         yield from batch
 
 
@@ -98,7 +98,7 @@ def on_workers(
     run: Run, of: tuple, config: Config, function: Callable, batches: list[np.ndarray]
 ) -> Iterator[np.ndarray]:
     """What `function(store, batch, config)` gives for each batch of clips of `run.store(*of)`."""
-    return tasks.in_order(run, work.make_of_clips, batches, of, config, function)
+    return tasks.in_order(run, preparation.make_of_clips, batches, of, config, function)
 
 
 def write_folds(run: Run) -> None:

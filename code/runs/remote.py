@@ -77,15 +77,18 @@ def do(task, path: Path, *_) -> None:
         if task.result(run, *task.args).fault() is not None:
             task.function(run, *task.args)
 
-    train(path, task.name, make)
+    train(path, task.name, task.name, make)
 
 
-def train(path: Path, name: str, function: Callable, *args):
-    """`function(run, *args)`, alone under this name; what it prints goes to the client."""
+def train(path: Path, name: str, alone: str, function: Callable, *args):
+    """`function(run, *args)`; what it prints goes to the client, by this name.
+
+    alone : the name of a lock that is held meanwhile
+    """
     run = _run_of(path)
     _end_with_worker()
     _draw_by_thread()
-    with _told(name, path.name), _alone(path.with_name(f"{name}.lock")):
+    with _told(name, path.name), _alone(path.with_name(f"{alone}.lock")):
         return function(run, *args)
 
 

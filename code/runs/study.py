@@ -180,10 +180,9 @@ def open_study(root: Path, experiment: str, source: dict, seed: int) -> optuna.S
     study.set_user_attr("source", source)
     # Gone on with, it must not draw the same again.
     study.sampler = optuna.samplers.TPESampler(
-        # What is still under way on other workers counts as poor, so that they try something else.
         seed=seed + len(study.trials),
         n_startup_trials=FIRST_AT_RANDOM,
-        constant_liar=True,
+        constant_liar=True,  # workers try other settings than those that are under way
     )
     return study
 
@@ -218,7 +217,7 @@ def _includes(values: BaseDistribution, value) -> bool:
 
 def tried(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     """The trials that came to an end, or were ended on the way to it; not impossible ones."""
-    ended = study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
+    ended = study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED])
     return [trial for trial in ended if trial.intermediate_values or KILLED in trial.user_attrs]
 
 

@@ -16,6 +16,7 @@ import importlib.util
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from runs.run import Run
 FOLDER = ".cluster"  # below the output folder
 BATCHES_FOR_EACH = 2  # of clips, for each worker, so that none waits for the next
 SECONDS_TO_STOP = 20
+SECONDS_TO_LOOK = 1.0  # for results, and for workers that have come
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def in_order(run: Run, function: Callable, batches: Iterable, *args) -> Iterator
 def whenever_free(
     run: Run, function: Callable, ask: Callable[[], tuple | None], n: int
 ) -> Iterator[tuple]:
-    """`function(run, *args)` of what `ask` gives whenever a worker is free, until it gives nothing.
+    """`function(run, *args)` of what `ask` gives whenever a worker is free.
 
     Each in a process of its own, with which its memory goes: here, one after the other, or a worker
     starts anew.
@@ -112,7 +114,8 @@ def whenever_free(
     Parameters
     ----------
     ask : callable
-        None, or (a name for messages and locks, args). Is asked again after each result.
+        A name for messages, one for the lock of what is written meanwhile, and args; or None: it
+        is asked again after the next result, and if there is none to come, all is done.
     n : int
         How many there may be.
 
@@ -123,7 +126,7 @@ def whenever_free(
     """
     if not side_by_side(run):
         while (asked := ask()) is not None:
-            name, args = asked
+            name, _, args = asked
             try:
                 result = processes.apart(function, run, *args)
             except KilledProcess as error:
@@ -131,33 +134,32 @@ def whenever_free(
             yield name, result
         return
     with _connected(run, n) as (client, path), _shown(client, path, n) as bar:
-        from distributed import KilledWorker, as_completed
+        from distributed import KilledWorker
 
-        names, finished = {}, as_completed(loop=client.loop)
-
-        def submit() -> None:
-            # One waits for a worker where there is none just now.
-            n_workers = max(1, len(client.nthreads()))
-            while finished.count() < n_workers and (asked := ask()) is not None:
-                name, args = asked
-                key = f"{name} {path.name}"
-                future = client.submit(remote.train, path, name, function, *args, key=key)
-                names[key] = name
-                finished.add(future)
-
-        submit()
-        for future in finished:
-            name, workers = names.pop(future.key), client.who_has([future])[future.key]
-            try:
-                result = future.result()
-            except KilledWorker:
-                result = KilledProcess(f"one worker after the other at {name}")
-            del future  # or it would be computed again, as its worker forgets it
-            if workers:
-                client.restart_workers(workers, timeout=SECONDS_TO_STOP, raise_for_error=False)
-            bar.update()
-            yield name, result
-            submit()
+        under_way, more = {}, True
+        while True:
+            # One waits for a worker where there is none just now; others may come at any time.
+            while more and len(under_way) < max(1, len(client.nthreads())):
+                if asked := ask():
+                    name, lock, args = asked
+                    of = path, name, lock, function, *args
+                    key = f"{name} {path.name}"
+                    under_way[client.submit(remote.train, *of, key=key)] = name
+                more = bool(asked)
+            if not under_way:
+                return
+            time.sleep(SECONDS_TO_LOOK)
+            for future in [future for future in under_way if future.done()]:
+                name, more = under_way.pop(future), True
+                try:
+                    result = future.result()
+                except KilledWorker:
+                    result = KilledProcess(f"one worker after the other at {name}")
+                workers = client.who_has([future])[future.key]
+                del future  # or it would be computed again, as its worker forgets it
+                _start_anew(client, workers)
+                bar.update()
+                yield name, result
 
 
 # --- on this side ---------------------------------------------------------------------------------
@@ -244,7 +246,11 @@ def _connected(run: Run, most: int | None = None) -> Iterator[tuple]:
                 raise
         except distributed.KilledWorker as error:
             raise KilledProcess(f"one worker after the other at {error.task}") from error
-        except (CommClosedError, distributed.client.FutureCancelledError) as error:
+        except (
+            CommClosedError,
+            distributed.client.FutureCancelledError,
+            distributed.client.FuturesCancelledError,
+        ) as error:
             raise PipelineError(
                 "the connection to Dask's scheduler is lost: start one, and the same command goes "
                 "on from here"
@@ -292,6 +298,14 @@ def _local_cluster(names: list[str], folder: Path):
     }
     scheduler = {"cls": Scheduler, "options": loopback}
     return SpecCluster(workers, scheduler, silence_logs=logging.CRITICAL)
+
+
+def _start_anew(client, workers: tuple[str, ...]) -> None:
+    """Start these workers again, for their memory, unless they are at work or gone meanwhile."""
+    idle = [address for address, tasks in client.processing(workers).items() if not tasks]
+    # KeyError: it is gone; ValueError: it has no nanny, which would start it again.
+    with contextlib.suppress(KeyError, ValueError):
+        client.restart_workers(idle, timeout=SECONDS_TO_STOP, raise_for_error=False)
 
 
 def _stop(client, path: Path) -> None:

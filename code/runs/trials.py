@@ -27,7 +27,7 @@ WARM_UP_EPOCHS = 3  # at most, before a trial may be given up
 class Outcome:
     """What came of a trial."""
 
-    epochs: list[float]  # lwlrap after each, over all folds
+    epochs: dict[int, float]  # lwlrap after each, counted over all folds
     score: float | None = None  # out-of-fold lwlrap; None where it was not trained to the end
     why: str = ""  # ... as the settings are not possible; else it was given up
 
@@ -49,10 +49,10 @@ def attempt(run: Run, config: Config, key: str, former: list[optuna.trial.Frozen
     pruner = optuna.pruners.MedianPruner(COMPARED_FROM, n_warmup_steps=warm_up)
     judge = optuna.create_study(direction="maximize", pruner=pruner)
     judge.add_trials(former)
-    trial, epochs = judge.ask(), []
+    trial, epochs = judge.ask(), {}
 
     def report(epoch: int, lwlrap: float) -> None:
-        epochs.append(lwlrap)
+        epochs[epoch] = lwlrap
         trial.report(lwlrap, epoch)
         if trial.should_prune():
             raise optuna.TrialPruned

@@ -1,15 +1,11 @@
-"""What tasks do: prepare clips, pretrain a network, train a fold, predict with a fold."""
+"""What tasks do: pretrain a network, train a fold, predict with a fold; from files to files."""
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import numpy as np
 
 import messages
-from clips import prepare
-from clips.files import ClipFile
-from clips.prepare import PreparedClip
 from config import Config
 from messages import InputError, PipelineError
 from runs import resume
@@ -28,19 +24,6 @@ _learner, _scorer = (functools.lru_cache(maxsize=1)(kind) for kind in (Learner, 
 @functools.lru_cache(maxsize=1)
 def _examples(run: Run, split: str, config: Config) -> Examples:
     return run.examples(split, config)
-
-
-_store = functools.lru_cache(maxsize=1)(Run.store)
-
-
-def prepare_clips(run: Run, files: list[ClipFile]) -> list[PreparedClip]:
-    """Make clips ready for the store, one after the other."""
-    return [prepare.prepare(file, run.settings) for file in files]
-
-
-def make_of_clips(run: Run, batch: np.ndarray, of: tuple, config: Config, function: Callable):
-    """`function(store, batch, config)` of some clips of `run.store(*of)`."""
-    return function(_store(run, *of), batch, config)
 
 
 def pretrainings(run: Run) -> list[Task]:

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import dask
+import distributed  # noqa: F401 (its settings, before any are changed)
 import numpy as np
 import psutil
 import pytest
@@ -26,7 +27,7 @@ from clips.files import ClipFile
 from cluster import PYTHONPATH, processes, start_scheduler, wait_until, worker
 from fast import gpus
 from messages import InputError, KilledProcess, PipelineError
-from runs import results, tasks, work
+from runs import preparation, results, tasks
 from runs.run import Run
 from runs.tasks import Task
 
@@ -265,7 +266,7 @@ def twice(run, number, _):
 
 def test_workers_are_asked_for_more_whenever_they_are_free(run):
     """Each time in a new process; one that is killed costs its own result only."""
-    asks, seen = ((name, (name,)) for name in ("0", "deadly", "2", "3")), {}
+    asks, seen = ((name, name, (name,)) for name in ("0", "deadly", "2", "3")), {}
     for name, found in tasks.whenever_free(run, think, lambda: next(asks, None), 4):
         seen[name] = found
     assert isinstance(seen.pop("deadly"), KilledProcess)
@@ -273,15 +274,60 @@ def test_workers_are_asked_for_more_whenever_they_are_free(run):
     assert len(set(seen.values())) == 3
 
 
-def think(run, name) -> int:
+def think(run, name, seconds=0.0) -> int:
     if name == "deadly":
         os.kill(os.getpid(), signal.SIGKILL)
+    with (run.root / f"{name}.begun").open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    time.sleep(seconds)
     return os.getpid()
+
+
+def test_workers_that_come_later_are_asked_too(tmp_path):
+    with processes() as start:
+        file = start_scheduler(start, tmp_path)
+        start(*worker(file), cwd=tmp_path)
+        run = make_run(tmp_path, scheduler_file=str(file))
+        lengths = {"first": 60.0, "second": 0.0}
+        asks = ((name, name, (name, lengths[name])) for name in lengths)
+
+        def ask():
+            asked = next(asks, None)
+            if asked and asked[0] == "first":
+                start(*worker(file, "--no-nanny"), cwd=tmp_path)  # cannot start anew
+            return asked
+
+        results = tasks.whenever_free(run, think, ask, 2)
+        name, _ = next(results)
+        assert name == "second"
+        assert len(begun(tmp_path, "first")) == 1
+        results.close()  # ends what is under way
+
+
+def test_a_scheduler_that_is_lost_while_workers_think_is_one_line(tmp_path):
+    with processes() as start:
+        file = start_scheduler(start, tmp_path)
+        start(*worker(file), cwd=tmp_path)
+        run = make_run(tmp_path, scheduler_file=str(file))
+        asks = iter([("long", "long", ("long", 60.0))])
+        ours = [one for one in psutil.Process().children() if str(file) in one.cmdline()]
+        lost = next(one for one in ours if "scheduler" in one.cmdline())
+
+        def end_it():
+            wait_until(lambda: begun(tmp_path, "long"))
+            lost.kill()
+
+        threading.Thread(target=end_it).start()
+        with (
+            dask.config.set({"distributed.comm.timeouts.connect": "2s"}),
+            pytest.raises(PipelineError, match="^the connection to Dask's scheduler is lost"),
+        ):
+            list(tasks.whenever_free(run, think, lambda: next(asks, None), 1))
 
 
 def test_one_process_after_the_other_is_asked_for_more_here(tmp_path, monkeypatch):
     monkeypatch.setattr(gpus, "usable", list)
-    asks = iter([("0", ("0",)), ("1", ("1",))])
+    asks = iter([("0", "0", ("0",)), ("1", "1", ("1",))])
     found = tasks.whenever_free(make_run(tmp_path), think, lambda: next(asks, None), 2)
     (_, first), (_, second) = found
     assert len({os.getpid(), first, second}) == 3
@@ -309,7 +355,7 @@ def test_prepared_clips_are_those_of_this_process(run, make_clips, tmp_path):
     files = [ClipFile(tmp_path / "clips", name) for name in made.tables["curated"]["fname"]]
     settings = config.EXPERIMENTS["v1mix"].values(config.PREPROCESSING_SETTINGS)
     run = dataclasses.replace(run, configs=[config.EXPERIMENTS["v1mix"]])
-    batches = tasks.in_order(run, work.prepare_clips, [files[:4], files[4:]])
+    batches = tasks.in_order(run, preparation.prepare_clips, [files[:4], files[4:]])
     found = [clip for batch in batches for clip in batch]
     for file, theirs in zip(files, found, strict=True):
         for name in ("samples", "features"):
@@ -327,6 +373,9 @@ def test_each_gpu_has_a_worker_that_listens_to_this_machine_only(tmp_path, monke
     listening = (tmp_path / "listeners").read_text().split()
     assert len(listening) >= 4  # scheduler and workers, with their pages
     assert set(listening) == {"127.0.0.1"}
+    asks = ((name, name, (name,)) for name in "xyz")
+    found = dict(tasks.whenever_free(run, think, lambda: next(asks, None), 3))
+    assert len(set(found.values())) == 3  # trials start them anew
 
 
 def note_listeners(run):
