@@ -199,7 +199,7 @@ PROFILES = {
     # `cat` and `se_cat` are not in the published ensemble.
     "published": Profile(("msc_1.0", "max3exam", "v1mix", "msc_2.0", "msc_1.5", "se"), {}),
     "small": Profile(("v1mix", "max3exam"), _SMALL),
-    # A better tagger of the same width, which is not the published one (tests/README.md).
+    # A better tagger than `small`, as narrow, and not the published one: see tests/README.md.
     "best": Profile(
         ("v1mix",),
         {
