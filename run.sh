@@ -30,7 +30,7 @@ Options, for instance `sh run.sh train --experiments v1mix --folds 0,1`:
                        layouts). Without one, a small synthetic dataset is made and used.
   --output DIR         everything that is made goes here (default: output/ beside this script)
   --profile NAME       published   every setting as published: one GPU, days
-                       small       narrower networks for real data on a CPU; best: a better tagger
+                       small       narrower networks for real data on a CPU
                        demo        minutes; the default for the synthetic dataset
   --settings FILE      JSON of settings that differ from the profile's, such as search writes
   --experiments A,B    only these experiments, by name, such as v1mix,max3exam
