@@ -67,11 +67,8 @@ def call(path: Path, function: Callable, *args):
     return function(_run_of(path), *args)
 
 
-def do(task, path: Path, *_) -> None:
-    """Make a `Task`'s result, unless another worker did, which was taken for dead or is killed now.
-
-    The rest of the arguments are the results of the tasks that came first: nothing.
-    """
+def do(path: Path, task) -> None:
+    """Make a `Task`'s result, unless another worker did, which was taken for dead or killed."""
 
     def make(run: Run) -> None:
         if task.result(run, *task.args).fault() is not None:

@@ -32,7 +32,7 @@ from runs.run import Run
 FOLDER = ".cluster"  # below the output folder
 BATCHES_FOR_EACH = 2  # of clips, for each worker, so that none waits for the next
 SECONDS_TO_STOP = 20
-SECONDS_TO_LOOK = 1.0  # for results, and for workers that have come
+SECONDS_TO_LOOK = 0.2  # for results, and for workers that have come
 
 
 @dataclass(frozen=True)
@@ -133,18 +133,62 @@ def whenever_free(
                 result = error
             yield name, result
         return
-    with _connected(run, n) as (client, path), _shown(client, path, n) as bar:
-        from distributed import KilledWorker
+    with _connected(run, n) as (client, path):
 
-        under_way, more = {}, True
+        def ask_workers() -> tuple | None:
+            if asked := ask():
+                name, lock, args = asked
+                return name, remote.train, (name, lock, function, *args)
+            return None
+
+        for name, result in _whenever_free(client, path, ask_workers, n):
+            _start_idle_anew(client)
+            yield name, result
+
+
+# --- on this side ---------------------------------------------------------------------------------
+
+
+def _run_on_workers(run: Run, tasks: list[Task]) -> None:
+    left, made = [*tasks], set()
+
+    def ask() -> tuple | None:
+        """The first task that has what it needs."""
+        ready = next((task for task in left if made.issuperset(task.needs)), None)
+        if ready is None:
+            return None
+        left.remove(ready)
+        return ready.name, remote.do, (ready,)
+
+    with _connected(run, len(tasks)) as (client, path):
+        for name, result in _whenever_free(client, path, ask, len(tasks)):
+            if isinstance(result, KilledProcess):
+                raise result
+            made.add(name)
+
+
+def _whenever_free(client, path: Path, ask: Callable[[], tuple | None], n: int) -> Iterator[tuple]:
+    """What `ask` gives, (name, function of `remote`, args), done by whichever worker is free.
+
+    No more at once than there are workers: Dask would give them all to those that are there now,
+    and leave those that come later idle.
+
+    Yields
+    ------
+    name : str
+    result : or KilledProcess, if it takes down one worker after the other
+    """
+    from distributed import KilledWorker
+
+    under_way, more = {}, True
+    with _shown(client, path, n) as bar:
         while True:
-            # One waits for a worker where there is none just now; others may come at any time.
+            # One waits for a worker where there is none just now.
             while more and len(under_way) < max(1, len(client.nthreads())):
                 if asked := ask():
-                    name, lock, args = asked
-                    of = path, name, lock, function, *args
-                    key = f"{name} {path.name}"
-                    under_way[client.submit(remote.train, *of, key=key)] = name
+                    name, function, args = asked
+                    future = client.submit(function, path, *args, key=f"{name} {path.name}")
+                    under_way[future] = name
                 more = bool(asked)
             if not under_way:
                 return
@@ -155,28 +199,8 @@ def whenever_free(
                     result = future.result()
                 except KilledWorker:
                     result = KilledProcess(f"one worker after the other at {name}")
-                workers = client.who_has([future])[future.key]
-                del future  # or it would be computed again, as its worker forgets it
-                _start_anew(client, workers)
                 bar.update()
                 yield name, result
-
-
-# --- on this side ---------------------------------------------------------------------------------
-
-
-def _run_on_workers(run: Run, tasks: list[Task]) -> None:
-    from distributed import as_completed
-
-    with _connected(run, len(tasks)) as (client, path), _shown(client, path, len(tasks)) as bar:
-        futures = {}
-        for task in tasks:
-            needs = [futures[name] for name in task.needs]
-            key = f"{task.name} {path.name}"
-            futures[task.name] = client.submit(remote.do, task, path, *needs, key=key)
-        for future in as_completed(futures.values(), loop=client.loop):
-            future.result()
-            bar.update()
 
 
 @contextlib.contextmanager
@@ -300,10 +324,10 @@ def _local_cluster(names: list[str], folder: Path):
     return SpecCluster(workers, scheduler, silence_logs=logging.CRITICAL)
 
 
-def _start_anew(client, workers: tuple[str, ...]) -> None:
-    """Start these workers again, for their memory, unless they are at work or gone meanwhile."""
-    idle = [address for address, tasks in client.processing(workers).items() if not tasks]
-    # KeyError: it is gone; ValueError: it has no nanny, which would start it again.
+def _start_idle_anew(client) -> None:
+    """Start the workers again that have nothing to do, for their memory."""
+    idle = [address for address, tasks in client.processing().items() if not tasks]
+    # KeyError: one is gone meanwhile; ValueError: one has no nanny, which would start it again.
     with contextlib.suppress(KeyError, ValueError):
         client.restart_workers(idle, timeout=SECONDS_TO_STOP, raise_for_error=False)
 
