@@ -89,6 +89,13 @@ def train(path: Path, name: str, alone: str, function: Callable, *args):
         return function(run, *args)
 
 
+def attempt(*args) -> tuple:
+    """The address of this worker, and what `train` gives."""
+    from distributed import get_worker
+
+    return get_worker().address, train(*args)
+
+
 def look(path: Path) -> tuple[Path, bool]:
     """A file that was written beside this one, and whether this process is at work there."""
     _run_of(path)

@@ -138,12 +138,16 @@ def whenever_free(
         def ask_workers() -> tuple | None:
             if asked := ask():
                 name, lock, args = asked
-                return name, remote.train, (name, lock, function, *args)
+                return name, remote.attempt, (name, lock, function, *args)
             return None
 
-        for name, result in _whenever_free(client, path, ask_workers, n):
-            _start_idle_anew(client)
-            yield name, result
+        for name, found in _whenever_free(client, path, ask_workers, n):
+            if isinstance(found, KilledProcess):
+                yield name, found
+            else:
+                worker, result = found
+                _start_anew(client, worker)
+                yield name, result
 
 
 # --- on this side ---------------------------------------------------------------------------------
@@ -193,12 +197,15 @@ def _whenever_free(client, path: Path, ask: Callable[[], tuple | None], n: int) 
             if not under_way:
                 return
             time.sleep(SECONDS_TO_LOOK)
-            for future in [future for future in under_way if future.done()]:
+            finished = [future for future in under_way if future.done()]
+            while finished:
+                future = finished.pop()
                 name, more = under_way.pop(future), True
                 try:
                     result = future.result()
                 except KilledWorker:
                     result = KilledProcess(f"one worker after the other at {name}")
+                del future  # or it is done again where its worker forgets the result
                 bar.update()
                 yield name, result
 
@@ -324,12 +331,12 @@ def _local_cluster(names: list[str], folder: Path):
     return SpecCluster(workers, scheduler, silence_logs=logging.CRITICAL)
 
 
-def _start_idle_anew(client) -> None:
-    """Start the workers again that have nothing to do, for their memory."""
-    idle = [address for address, tasks in client.processing().items() if not tasks]
-    # KeyError: one is gone meanwhile; ValueError: one has no nanny, which would start it again.
+def _start_anew(client, worker: str) -> None:
+    """Start a worker again, for its memory, unless it is at work already or gone."""
+    # KeyError: it is gone; ValueError: it has no nanny, which would start it again.
     with contextlib.suppress(KeyError, ValueError):
-        client.restart_workers(idle, timeout=SECONDS_TO_STOP, raise_for_error=False)
+        if not client.processing([worker])[worker]:
+            client.restart_workers([worker], timeout=SECONDS_TO_STOP, raise_for_error=False)
 
 
 def _stop(client, path: Path) -> None:

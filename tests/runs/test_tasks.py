@@ -274,6 +274,15 @@ def test_workers_are_asked_for_more_whenever_they_are_free(run):
     assert len(set(seen.values())) == 3
 
 
+def test_a_worker_that_starts_anew_leaves_nothing_to_be_done_again(run):
+    lengths = {"short": 0.5, "long": 12.0, "another": 0.5}
+    asks = ((name, name, (name, seconds)) for name, seconds in lengths.items())
+    found = dict(tasks.whenever_free(run, think, lambda: next(asks, None), 3))
+    assert {name: begun(run.root, name) for name in lengths} == {
+        name: [str(process)] for name, process in found.items()
+    }
+
+
 def think(run, name, seconds=0.0) -> int:
     if name == "deadly":
         os.kill(os.getpid(), signal.SIGKILL)
