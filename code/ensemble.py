@@ -131,8 +131,7 @@ def train_stackers(
         fold's clips, which they do not learn from either
     """
     config, stacked, held_out = run.configs[0], np.empty(truth.shape), np.empty(truth.shape)
-    # Of the clips that have scores; where all have, this is the fold table.
-    fold_of = assign_folds_by_name(fnames, truth, config.n_folds, config.fold_seed)
+    fold_of = stacker_folds(run, fnames, truth)
     network = without_optimiser(build_stacker(*inputs.shape[1:]))
     for fold in range(config.n_folds):
         name, validated = f"stacker fold {fold}", fold_of == fold
@@ -149,6 +148,16 @@ def train_stackers(
         kept = train_stacker(inputs, truth, ~(validated | other), other, config, name, watch)
         held_out[validated] = stack(inputs[validated], [kept.weights])
     return stacked, held_out
+
+
+def stacker_folds(run: Run, fnames: list[str], truth: np.ndarray) -> np.ndarray:
+    """The folds of the clips that have scores, int (clips,); where all have, the fold table's."""
+    config, groups = run.configs[0], run.dataset["curated"].groups
+    if groups is not None:
+        groups = groups[pd.Index(run.dataset["curated"].fnames).get_indexer(fnames)]
+        if len(set(groups)) < config.n_folds:  # of few networks' clips
+            groups = None
+    return assign_folds_by_name(fnames, truth, config.n_folds, config.fold_seed, groups)
 
 
 def describe(run: Run, calibrations: dict[str, Calibration]) -> trained.Ensemble:

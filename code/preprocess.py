@@ -107,18 +107,18 @@ def write_folds(run: Run) -> None:
     if not run.is_pending(result):
         return
     result.unseal()
-    if len(curated) < settings.n_folds:
+    what = "curated clips" if curated.groups is None else "groups of curated clips"
+    n = len(set(curated.fnames if curated.groups is None else curated.groups))
+    if n < settings.n_folds:
         raise InputError(
-            f"{len(curated)} curated clips cannot fill {settings.n_folds} folds: take --profile "
+            f"{n} {what} cannot fill {settings.n_folds} folds: take --profile "
             "small, or lower n_folds in code/config.py"
         )
     folds = assign_folds_by_name(
-        curated.fnames, curated.labels, settings.n_folds, settings.fold_seed
+        curated.fnames, curated.labels, settings.n_folds, settings.fold_seed, curated.groups
     )
     if len(set(folds)) < settings.n_folds:
-        raise InputError(
-            f"{len(curated)} curated clips leave some of {settings.n_folds} folds empty"
-        )
+        raise InputError(f"{n} {what} leave some of {settings.n_folds} folds empty")
     with written_whole(result.path(".csv")) as part:
         pd.DataFrame({"fname": curated.fnames, "fold": folds}).to_csv(part, index=False)
     result.seal()

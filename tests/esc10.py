@@ -2,8 +2,9 @@
 
     .venv/bin/python tests/esc10.py ESC10 OUTPUT [--profile small] [--folds 1,2,3,4,5]
 
-ESC10 holds `esc10.csv` (file, category, fold) and `audio/`. Each fold is the test set of an
-ensemble that all stages of the pipeline train on the other four; nothing is chosen by it.
+ESC10 holds `esc10.csv` (file, category, fold, freesound_id) and `audio/`. Each fold is the test set
+of an ensemble that all stages of the pipeline train on the other four; nothing is chosen by it. As
+the official folds do, the ensemble's own keep clips of one recording together.
 Interrupted, the same command goes on.
 """
 
@@ -55,7 +56,8 @@ def lay_out(clips: pd.DataFrame, audio: Path, fold: int, folder: Path) -> None:
             link = folder / name / file
             if not link.exists():
                 link.symlink_to((audio / file).resolve())
-    table = clips.rename(columns={"file": "fname", "category": "labels"})[["fname", "labels"]]
+    names = {"file": "fname", "category": "labels", "freesound_id": "group"}
+    table = clips.rename(columns=names)[[*names.values()]]
     table[~tested].to_csv(folder / "train_curated.csv", index=False)
     classes = dict.fromkeys(sorted(set(clips["category"])), 0)
     table[tested][["fname"]].assign(**classes).to_csv(folder / "sample_submission.csv", index=False)

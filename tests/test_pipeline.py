@@ -386,6 +386,49 @@ def test_own_clips_without_noisy_and_test_set(clips, tmp_path, tiny_profile, run
     assert pd.read_csv(tmp_path / "out" / "oof.csv").shape == (12, 4)
 
 
+class TestGroups:
+    """Clips of one recording, by the table's column."""
+
+    @pytest.fixture
+    def grouped(self, make_clips, tmp_path, tiny_profile, run_stage):
+        made = make_clips(sizes={"curated": 12, "noisy": 0, "test": 0})
+        made.write(tmp_path / "in")
+        arguments = ("--input", tmp_path / "in", "--output", tmp_path / "out")
+        arguments += ("--profile", tiny_profile)
+
+        def preprocess(groups):
+            table = made.tables["curated"].assign(group=groups)
+            table.to_csv(tmp_path / "in" / "train_curated.csv", index=False)
+            run_stage("preprocess", *arguments)
+            return pd.read_csv(tmp_path / "out" / "folds.csv")["fold"].to_numpy()
+
+        return preprocess, arguments
+
+    def test_come_into_one_fold_and_another_table_makes_other_folds(self, grouped, capsys):
+        preprocess, _ = grouped
+        for groups in (np.repeat(["a", "b", "c", "d"], 3), np.tile(["a", "b", "c", "d"], 3)):
+            folds = preprocess(groups)
+            assert "read: 12 curated (in 4 groups)" in capsys.readouterr().out
+            assert set(folds) == {0, 1}
+            for group in "abcd":
+                assert len(set(folds[groups == group])) == 1
+
+    def test_fewer_than_folds(self, grouped):
+        preprocess, _ = grouped
+        with pytest.raises(SystemExit, match="error: 1 groups of curated clips cannot fill 2"):
+            preprocess(["the same"] * 12)
+
+    def test_stackers_keep_them_together_where_there_are_enough(self, grouped):
+        preprocess, arguments = grouped
+        folds = preprocess(np.repeat(["a", "b"], 6))
+        run = run_of(*arguments)
+        fnames, truth = np.array(run.dataset["curated"].fnames), run.dataset["curated"].labels
+        np.testing.assert_array_equal(ensemble.stacker_folds(run, list(fnames), truth), folds)
+        own = folds == 0  # of a run of one fold only, which has one group
+        found = ensemble.stacker_folds(run, list(fnames[own]), truth[own])
+        assert sorted(set(found)) == [0, 1]
+
+
 class TestTooLittle:
     """Said before hours of work."""
 

@@ -35,8 +35,10 @@ def test_official_folds_are_each_the_test_set_of_the_others(make_clips, tmp_path
     clips = pd.DataFrame(
         {"file": files, "category": ["Bark", "Meow"] * 5, "fold": [1, 1, 2, 2, 3] * 2}
     )
+    clips["freesound_id"] = [7] * 5 + [8] * 5
     esc10.lay_out(clips, tmp_path / "audio", 2, tmp_path / "in")
     data = dataset.load(tmp_path / "in")
+    assert list(data["curated"].groups) == ["7"] * 3 + ["8"] * 3
     assert set(data["test"].fnames) == set(files[clips["fold"] == 2])
     assert set(data["curated"].fnames) == set(files[clips["fold"] != 2])
 

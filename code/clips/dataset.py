@@ -30,6 +30,7 @@ class Split:
     files: list[ClipFile]  # where they lie
     labels: np.ndarray | None  # multi-hot int8 (clips, classes), None where unknown
     usage: np.ndarray | None = None  # "Public" or "Private" per clip, None where unknown
+    groups: np.ndarray | None = None  # of each clip the name of its group, None where unknown
 
     def __len__(self) -> int:
         return len(self.fnames)
@@ -71,7 +72,7 @@ def load(root: Path) -> Dataset:
     no_table = pd.DataFrame({"fname": [], "labels": []}, dtype=str)
     tables = {}
     for name in SPLITS:
-        table = read_table(root, name, columns=("fname", "labels"))
+        table = read_table(root, name, columns=("fname", "labels"), optional=("group", "usage"))
         tables[name] = no_table if table is None else table
     submission, warnings = read_table(root, "submission", columns=("fname",)), []
     if submission is not None:
@@ -86,7 +87,8 @@ def load(root: Path) -> Dataset:
     splits, curated = {}, set()
     for name in ("curated", "noisy"):
         fnames, files = locate(root, name, tables[name], curated)
-        splits[name] = Split(fnames, files, multi_hot(tables[name], classes, source))
+        labels, groups = multi_hot(tables[name], classes, source), _groups(tables[name])
+        splits[name] = Split(fnames, files, labels, groups=groups)
         curated.update(files)
     splits["test"] = _test_split(root, tables["test"], submission, classes, source, warnings)
     if not len(splits["curated"]):
@@ -119,15 +121,26 @@ def _dataset_folder(root: Path) -> Path:
 
 def describe(dataset: Dataset) -> str:
     """What was read, as lines: the splits, and the classes with their numbers of clips."""
-    sizes = ", ".join(f"{len(dataset[name]):,} {name}" for name in SPLITS)
+    sizes = {name: f"{len(dataset[name]):,} {name}" for name in SPLITS}
+    if (groups := dataset["curated"].groups) is not None:
+        sizes["curated"] += f" (in {len(set(groups)):,} groups)"
     curated, noisy = (dataset[name].labels.sum(axis=0) for name in ("curated", "noisy"))
     counts = zip(map(shown, dataset.classes), curated, noisy, strict=True)
     lines = [f"  {label}  {n} + {m}" for label, n, m in counts]
     if len(lines) > MOST:
         rarest = [lines[i] for i in np.argsort(curated + noisy, kind="stable")[:FEW]]
         lines = [*lines[:FEW], "  ...", *lines[-FEW:], "the rarest:", *rarest]
-    head = f"read: {sizes} clips; {len(dataset.classes)} classes, with curated + noisy clips:"
+    sizes, n = ", ".join(sizes.values()), len(dataset.classes)
+    head = f"read: {sizes} clips; {n} classes, with curated + noisy clips:"
     return "\n".join([head, *lines])
+
+
+def _groups(table: pd.DataFrame) -> np.ndarray | None:
+    """Of each clip the name of its group; a clip without one is a group of its own."""
+    if "group" not in table:
+        return None
+    names = table["group"].map(same)
+    return names.where(names != "", table["fname"]).to_numpy(str)
 
 
 def _test_split(root, table, submission, classes, source, warnings) -> Split:

@@ -85,9 +85,12 @@ def _parsed(text: str, columns: tuple[str, ...]) -> pd.DataFrame:
     return table.loc[:, (table != "").any()]
 
 
-def read_table(root: Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame | None:
+def read_table(
+    root: Path, name: str, columns: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> pd.DataFrame | None:
     """The table as text, indexed by its row in the file (the header is row 1); None if absent.
-    InputError if it cannot be read, lacks one of the columns, or names a clip twice."""
+    InputError if it cannot be read, lacks one of the columns, or names a clip twice. Columns that
+    are known by name, optional ones too, are found in any case."""
     path = find(root, TABLES[name])
     if path is None:
         return None
@@ -100,7 +103,8 @@ def read_table(root: Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame 
         raise InputError(f"{path}: is not a readable CSV file ({reason}): {SAVE_AS}") from error
     header, table = [strip(text) for text in table.iloc[0]], table[1:]
     missing = [column for column in columns if column not in header]
-    names = [text.casefold() if text.casefold() in missing else text for text in header]
+    absent = {*columns, *optional} - {*header}
+    names = [text.casefold() if text.casefold() in absent else text for text in header]
     if not set(columns) <= set(names):
         raise InputError(
             f"{path}: needs the column{'s' * (len(missing) > 1)} {', '.join(missing)}, but has "

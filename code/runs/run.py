@@ -110,10 +110,12 @@ class Run:
     @functools.cached_property
     def fold_table(self) -> Result:
         curated, settings = self.dataset["curated"], self.configs[0]
+        groups = {} if curated.groups is None else {"groups": fingerprint(list(curated.groups))}
         return self.result(
             "folds",
             "preprocess",
             (".csv",),
+            **groups,
             labels=fingerprint(curated.fnames, curated.labels.tobytes()),
             n_folds=settings.n_folds,
             fold_seed=settings.fold_seed,

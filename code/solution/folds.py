@@ -43,12 +43,34 @@ def assign_folds(labels: np.ndarray, n_folds: int = 10, seed: int = 66666) -> np
 
 
 def assign_folds_by_name(
-    fnames: Sequence[str], labels: np.ndarray, n_folds: int = 10, seed: int = 66666
+    fnames: Sequence[str],
+    labels: np.ndarray,
+    n_folds: int = 10,
+    seed: int = 66666,
+    groups: Sequence[str] | None = None,
 ) -> np.ndarray:
     """`assign_folds` in the order of the clips' names, whatever the order of the table.
 
     Kaggle's table, by which the folds were published, is sorted by fname; Zenodo's is not.
+
+    Parameters
+    ----------
+    fnames, labels, n_folds, seed : of the clips, and as of `assign_folds`
+    groups : (clips,), optional
+        Clips of one group, as those cut from one recording, come into the same fold: else scores
+        out of fold reward what was learned by heart. Stratified are then the groups, each with the
+        labels of all its clips. Published setting: none.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer clips, or groups, than folds.
     """
     order, folds = np.argsort(np.asarray(fnames), kind="stable"), np.empty(len(labels), int)
-    folds[order] = assign_folds(labels[order], n_folds, seed)
-    return folds
+    if groups is None:
+        folds[order] = assign_folds(labels[order], n_folds, seed)
+        return folds
+    _, group_of = np.unique(np.asarray(groups), return_inverse=True)  # (clips,)
+    labels_of_groups = np.zeros((group_of.max() + 1, labels.shape[1]), bool)
+    np.logical_or.at(labels_of_groups, group_of, np.asarray(labels, bool))
+    return assign_folds(labels_of_groups, n_folds, seed)[group_of]

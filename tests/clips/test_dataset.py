@@ -88,6 +88,21 @@ def test_classes_are_in_the_order_of_the_sample_submission(clips, tmp_path):
     np.testing.assert_array_equal(data["curated"].labels[0], [0, 1, 0])
 
 
+def test_groups_of_clips(clips, tmp_path):
+    clips.write(tmp_path)
+    names = [" gar\u00e7on ", "gar\u0063\u0327on", "", "garage"]  # the first two are the same
+    table = clips.tables["curated"]
+    groups = [*names, *[""] * (len(table) - 4)]
+    table.assign(Group=groups).to_csv(tmp_path / "train_curated.csv", index=False)
+    data = dataset.load(tmp_path)
+    found = data["curated"].groups
+    assert found[0] == found[1] == "gar\u00e7on"
+    assert list(found[2:5]) == [table["fname"][2], "garage", table["fname"][4]]
+    n = len(table)
+    assert f"read: {n} curated (in {n - 1} groups), " in dataset.describe(data)
+    assert data["noisy"].groups is None
+
+
 def test_own_clips_need_a_curated_table_and_a_folder_only(clips, tmp_path):
     clips.write_clips(tmp_path / "audio_train", "curated")
     clips.tables["curated"].to_csv(tmp_path / "train_curated.csv", index=False)

@@ -35,6 +35,27 @@ def test_the_order_of_the_table_does_not_matter(order):
     np.testing.assert_array_equal(found, expected[order])
 
 
+@given(st.permutations(range(60)), st.integers(2, 5), st.integers(0, 99))
+def test_groups_stay_together_whatever_the_order_of_the_table(order, n_folds, seed):
+    rng = np.random.default_rng(seed)
+    fnames = np.array([f"{number:02d}.wav" for number in range(60)])
+    labels = rng.integers(2, size=(60, 4))
+    groups = np.array([f"recording {number}" for number in rng.integers(20, size=60)])
+    folds = assign_folds_by_name(fnames, labels, n_folds, groups=groups)
+    for group in set(groups):
+        assert len(set(folds[groups == group])) == 1
+    moved = assign_folds_by_name(fnames[order], labels[order], n_folds, groups=groups[order])
+    np.testing.assert_array_equal(moved, folds[order])
+
+
+def test_groups_keep_the_shares_of_classes():
+    labels = np.repeat(np.eye(5, dtype=int), 24, axis=0)  # 120 clips, three of each recording
+    groups = np.arange(120) // 3
+    folds = assign_folds_by_name(np.arange(120).astype(str), labels, 4, groups=groups.astype(str))
+    for fold in range(4):
+        np.testing.assert_array_equal(labels[folds == fold].sum(axis=0), 6)
+
+
 def test_both_real_tables_give_each_clip_the_same_fold(needs_fsdkaggle2019):
     folds = []
     for name in ("train_curated.csv", "train_curated_post_competition.csv"):
