@@ -23,6 +23,7 @@ import ensemble
 import predict
 import preprocess
 import pretrain
+import real_sets
 import train
 from fast import processes
 from storage import read_scores
@@ -38,29 +39,14 @@ def main() -> None:
     clips, rows = pd.read_csv(args.esc10 / "esc10.csv"), []
     for fold in map(int, args.folds.split(",")):
         folder = args.output / f"fold{fold}"
-        lay_out(clips, args.esc10 / "audio", fold, folder / "input")
+        splits = real_sets.by_official_fold(clips, fold)
+        real_sets.lay_out(splits, args.esc10 / "audio", folder / "input")
         processes.apart(run_stages, folder, args.profile)
         minutes = pd.read_csv(folder / "output" / "stages.csv")["minutes"].sum()
         rows.append({"fold": fold, **accuracies(clips, folder / "output"), "minutes": minutes})
     table = pd.DataFrame(rows).set_index("fold")
     table.loc["mean"] = table.mean()
     print("\n" + table.round(4).to_string())
-
-
-def lay_out(clips: pd.DataFrame, audio: Path, fold: int, folder: Path) -> None:
-    """A dataset, by links: the clips of one fold to be tested, all others curated."""
-    tested = clips["fold"] == fold
-    for name, part in (("audio_test", clips[tested]), ("audio_train", clips[~tested])):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        for file in part["file"]:
-            link = folder / name / file
-            if not link.exists():
-                link.symlink_to((audio / file).resolve())
-    names = {"file": "fname", "category": "labels", "freesound_id": "group"}
-    table = clips.rename(columns=names)[[*names.values()]]
-    table[~tested].to_csv(folder / "train_curated.csv", index=False)
-    classes = dict.fromkeys(sorted(set(clips["category"])), 0)
-    table[tested][["fname"]].assign(**classes).to_csv(folder / "sample_submission.csv", index=False)
 
 
 def run_stages(folder: Path, profile: str) -> None:

@@ -1,10 +1,12 @@
-"""What a setting does to scores: the same training with and without it, seed by seed.
+"""What a setting does to scores: the same training with and without it, pair by pair.
 
     .venv/bin/python tests/study.py INPUT OUTPUT [--only "no mixup,SpecAugment"] [--seeds 1,2,3]
 
-INPUT is a dataset, as for `run.sh`. Goes through the stages themselves, in OUTPUT, with settings
-files: interrupted, the same command goes on. Ends with a table of mean differences, each with its
-95 % interval, of seeds where everything else is the same.
+INPUT is a dataset, as for `run.sh`; `tests/real_sets.py` makes two. Seed 1 trains on fold 0, seed 2
+on fold 1, and so on, so that pairs differ in their clips too. Goes through the stages themselves,
+in OUTPUT, with settings files: interrupted, the same command goes on. Scores are added to a table
+(`--rows`, by default OUTPUT/rows.csv), and what that has is not trained again. Ends with mean
+differences, each with its 95 % interval.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import fast  # noqa: F401
 import pandas as pd
 from scipy import stats
 
+import config
 import predict
 import preprocess
 import pretrain
@@ -28,9 +31,12 @@ from clips import dataset
 from clips.tables import TABLES
 from fast import processes
 from solution import metrics
-from storage import read_scores
+from storage import read_scores, written_whole
 
 BASE, WITHOUT_NOISY = "as it is", "no pretraining"
+COLUMNS = ("seed", "variant", "oof", "test", "minutes")
+WIDTHS = ("stem_filters", "block_filters", "gru_units", "crop_samples")
+N_FOLDS = config.PROFILES["small"].overrides["n_folds"]
 
 
 def in_both(**schedule) -> dict:
@@ -38,7 +44,12 @@ def in_both(**schedule) -> dict:
     return {"pretraining": schedule, "training": schedule}
 
 
-LOG_MELS = {"frontend": "logmel"}
+# What all have in common, so that hundreds of trainings take hours and not days: of the profile
+# `small` the epochs, folds and hop, of `demo` the widths and crops; log-mels, which are made once.
+COMMON = {
+    **{name: config.PROFILES["demo"].overrides[name] for name in WIDTHS},
+    "frontend": "logmel",
+}
 VARIANTS = {
     BASE: {},
     # What the authors say gains.
@@ -58,15 +69,19 @@ VARIANTS = {
     "hop 512": {"n_hop": 512},
     "Keras 3's Nadam": {"schedule_decay": 1.0},
     # What they did not do.
-    "log-mels": LOG_MELS,
-    "SpecAugment": {**LOG_MELS, "masked_frames": 44, "masked_mels": 16},
+    "waveforms": {"frontend": "waveform"},
+    "SpecAugment": {"masked_frames": 26, "masked_mels": 16},
     "drawn mixup": {"mixup_beta": 0.5},
     "Lq on noisy labels": {"pretraining": {"loss_q": 0.5}},
     "twice the epochs": {
         "pretraining": {"epochs": 24, "milestones": [12, 16, 20], "keep_from": 20},
         "training": {"epochs": 40, "milestones": [20, 28, 34]},
     },
-    "wider": {"block_filters": [32, 64, 128, 256], "stem_filters": 32},
+    "mixup to the end": {
+        "pretraining": {"milestones": [9, 10, 11]},
+        "training": {"milestones": [16, 18, 19]},
+    },
+    "wider": {"block_filters": [16, 48, 96, 192], "gru_units": 64},
 }
 
 
@@ -76,23 +91,29 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--only", default=",".join(VARIANTS), help=f"of {', '.join(VARIANTS)}")
     parser.add_argument("--seeds", default="1,2,3")
-    parser.add_argument("--folds", default="0")
-    parser.add_argument("--profile", default="small")
+    parser.add_argument("--rows", type=Path, help="table of scores to go on with")
     args = parser.parse_args()
     names, data = list(dict.fromkeys([BASE, *args.only.split(",")])), dataset.load(args.input)
-    rows = []
-    for seed in args.seeds.split(","):
+    table = args.rows or args.output / "rows.csv"
+    args.output.mkdir(parents=True, exist_ok=True)
+    for seed in map(int, args.seeds.split(",")):
         for name in names:
+            rows = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=COLUMNS)
+            if ((rows["seed"] == seed) & (rows["variant"] == name)).any():
+                continue
             output = args.output / f"{name.replace(' ', '-')}-{seed}"
             root = args.input
             if name == WITHOUT_NOISY:
                 root = without_noisy(args.input, args.output / "input")
-            options = ["--input", root, "--output", output, "--folds", args.folds]
-            options += ["--profile", args.profile, "--experiments", "v1mix"]
+            options = ["--input", root, "--output", output, "--folds", (seed - 1) % N_FOLDS]
+            options += ["--profile", "small", "--experiments", "v1mix"]
+            settings = {**COMMON, **VARIANTS[name], "seed": seed}
             # In a process of its own, as Keras keeps the memory of every network.
-            processes.apart(run_stages, output, {**VARIANTS[name], "seed": int(seed)}, options)
-            rows.append({"seed": seed, "variant": name, **scores_of(output, data)})
-    print("\n" + differences(pd.DataFrame(rows), names).to_string())
+            processes.apart(run_stages, output, settings, options)
+            rows.loc[len(rows)] = {"seed": seed, "variant": name, **scores_of(output, data)}
+            with written_whole(table) as part:
+                rows.round(4).to_csv(part, index=False)
+    print("\n" + differences(pd.read_csv(table), names).to_string())
 
 
 def run_stages(output: Path, settings: dict, options: list) -> None:
@@ -131,17 +152,18 @@ def scores_of(output: Path, data: dataset.Dataset) -> dict[str, float]:
 
 
 def differences(scores: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """Mean lwlrap of each variant, and how it differs from the base: mean and 95 % interval."""
-    table, n = scores.pivot(index="seed", columns="variant"), scores["seed"].nunique()
-    rows = {}
+    """Mean lwlrap of each variant, and how it differs from the base: mean and 95 % interval, of
+    the seeds that both have."""
+    table, rows = scores.pivot(index="seed", columns="variant"), {}
     for name in names:
-        rows[name] = {"minutes": f"{table['minutes'][name].mean():.1f}"}
+        both = table.loc[table["oof"][[name, BASE]].notna().all(axis=1)]
+        rows[name] = {"pairs": len(both), "minutes": f"{both['minutes'][name].mean():.1f}"}
         for part in ("oof", "test"):
-            by_seed = table[part][name] - table[part][BASE]
-            half = stats.t.ppf(0.975, n - 1) * by_seed.sem() if n > 1 else float("nan")
-            rows[name][part] = f"{table[part][name].mean():.4f}"
+            by_seed = both[part][name] - both[part][BASE]
+            half = stats.t.ppf(0.975, len(both) - 1) * by_seed.sem()
+            rows[name][part] = f"{both[part][name].mean():.4f}"
             rows[name][f"{part}, difference"] = f"{by_seed.mean():+.4f} ± {half:.4f}"
-            if abs(by_seed.mean()) <= half:
+            if not abs(by_seed.mean()) > half:
                 rows[name][f"{part}, difference"] += " (noise)"
     return pd.DataFrame(rows).T
 
