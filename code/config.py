@@ -13,7 +13,7 @@ class Schedule:
     """How long one network is trained, and which of its epochs is kept.
 
     Epochs count from 0. The learning rate is halved at each milestone; mixup is applied before the
-    first one only. The best-scoring epoch from `keep_from` on is kept. From epoch `stop_from` on
+    first one only (without any, in all epochs). The best-scoring epoch from `keep_from` on is kept. From epoch `stop_from` on
     training ends once the best epoch lies more than `patience` back. The loss is cross-entropy, or,
     with a `loss_q` above 0 and up to 1, the Lq loss, which believes doubtful labels less.
     """
@@ -31,6 +31,11 @@ class Schedule:
             raise ValueError(f"loss_q must be above 0 and at most 1, got {self.loss_q}")
         if not self.keep_from < self.epochs:
             raise ValueError(f"no epoch of {self.epochs} would be kept: keep_from={self.keep_from}")
+
+    @property
+    def mixup_until(self) -> int:
+        """The first epoch without mixup."""
+        return min(self.milestones, default=self.epochs)
 
 
 @dataclass(frozen=True)

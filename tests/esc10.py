@@ -19,12 +19,8 @@ import fast  # noqa: F401
 # isort: split
 import pandas as pd
 
-import ensemble
-import predict
-import preprocess
-import pretrain
 import real_sets
-import train
+import study
 from fast import processes
 from storage import read_scores
 
@@ -41,20 +37,14 @@ def main() -> None:
         folder = args.output / f"fold{fold}"
         splits = real_sets.by_official_fold(clips, fold)
         real_sets.lay_out(splits, args.esc10 / "audio", folder / "input")
-        processes.apart(run_stages, folder, args.profile)
+        options = ["--input", folder / "input", "--output", folder / "output"]
+        options += ["--profile", args.profile]
+        processes.apart(study.run_stages, folder / "output", {}, options)
         minutes = pd.read_csv(folder / "output" / "stages.csv")["minutes"].sum()
         rows.append({"fold": fold, **accuracies(clips, folder / "output"), "minutes": minutes})
     table = pd.DataFrame(rows).set_index("fold")
     table.loc["mean"] = table.mean()
     print("\n" + table.round(4).to_string())
-
-
-def run_stages(folder: Path, profile: str) -> None:
-    """Without noisy clips there is nothing to pretrain on."""
-    options = ["--input", folder / "input", "--output", folder / "output", "--profile", profile]
-    for stage in (preprocess, pretrain, train, predict, ensemble):
-        sys.argv = [stage.__file__, *map(str, options)]
-        stage.main()
 
 
 def accuracies(clips: pd.DataFrame, output: Path) -> dict[str, float]:

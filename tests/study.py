@@ -6,10 +6,12 @@ INPUT is a dataset, as for `run.sh`; `tests/real_sets.py` makes two. Seed 1 trai
 on fold 1, and so on, so that pairs differ in their clips too. Goes through the stages themselves,
 in OUTPUT, with settings files: interrupted, the same command goes on. Scores are added to a table
 (`--rows`, by default OUTPUT/rows.csv), and what that has is not trained again. Ends with mean
-differences, each with its 95 % interval.
+differences, each with its 95 % interval. `--only ensemble` compares the ensemble and the average of
+two experiments in all folds with the better one of them.
 """
 
 import argparse
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -23,10 +25,7 @@ import pandas as pd
 from scipy import stats
 
 import config
-import predict
-import preprocess
-import pretrain
-import train
+import ensemble
 from clips import dataset
 from clips.tables import TABLES
 from fast import processes
@@ -34,8 +33,11 @@ from solution import metrics
 from storage import read_scores, written_whole
 
 BASE, WITHOUT_NOISY = "as it is", "no pretraining"
+MEMBER, COMBINED = "best member", ("average", "ensemble")
 COLUMNS = ("seed", "variant", "oof", "test", "minutes")
 WIDTHS = ("stem_filters", "block_filters", "gru_units", "crop_samples")
+TOGETHER = "ensemble"
+STAGES = ("preprocess", "pretrain", "train", "predict", "ensemble")
 N_FOLDS = config.PROFILES["small"].overrides["n_folds"]
 
 
@@ -93,40 +95,46 @@ def main() -> None:
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--rows", type=Path, help="table of scores to go on with")
     args = parser.parse_args()
-    names, data = list(dict.fromkeys([BASE, *args.only.split(",")])), dataset.load(args.input)
-    table = args.rows or args.output / "rows.csv"
+    chosen, table = args.only.split(","), args.rows or args.output / "rows.csv"
+    together = chosen == [TOGETHER]
+    base, names = (MEMBER, [MEMBER, *COMBINED]) if together else (BASE, [BASE, *chosen])
+    names, data = list(dict.fromkeys(names)), dataset.load(args.input)
     args.output.mkdir(parents=True, exist_ok=True)
     for seed in map(int, args.seeds.split(",")):
         for name in names:
             rows = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=COLUMNS)
             if ((rows["seed"] == seed) & (rows["variant"] == name)).any():
                 continue
-            output = args.output / f"{name.replace(' ', '-')}-{seed}"
+            output = args.output / f"{TOGETHER if together else name.replace(' ', '-')}-{seed}"
             root = args.input
             if name == WITHOUT_NOISY:
                 root = without_noisy(args.input, args.output / "input")
-            options = ["--input", root, "--output", output, "--folds", (seed - 1) % N_FOLDS]
-            options += ["--profile", "small", "--experiments", "v1mix"]
-            settings = {**COMMON, **VARIANTS[name], "seed": seed}
+            options = ["--input", root, "--output", output, "--profile", "small"]
+            if not together:
+                options += ["--folds", (seed - 1) % N_FOLDS, "--experiments", "v1mix"]
+            settings = {**COMMON, **VARIANTS.get(name, {}), "seed": seed}
             # In a process of its own, as Keras keeps the memory of every network.
-            processes.apart(run_stages, output, settings, options)
-            rows.loc[len(rows)] = {"seed": seed, "variant": name, **scores_of(output, data)}
+            processes.apart(
+                run_stages, output, settings, options, STAGES if together else STAGES[:-1]
+            )
+            found = combined(output)[name] if together else scores_of(output, data)
+            rows.loc[len(rows)] = {"seed": seed, "variant": name, **found}
             with written_whole(table) as part:
                 rows.round(4).to_csv(part, index=False)
-    print("\n" + differences(pd.read_csv(table), names).to_string())
+    print("\n" + differences(pd.read_csv(table), names, base).to_string())
 
 
-def run_stages(output: Path, settings: dict, options: list) -> None:
-    """All stages before stacking, with these settings; clips are prepared once for all."""
+def run_stages(output: Path, settings: dict, options: list, stages: tuple = STAGES) -> None:
+    """Stages with these settings; clips are prepared once for all."""
     output.mkdir(parents=True, exist_ok=True)
     if not (output / "clips").exists():
         shared = output.parent / "clips"
         shared.mkdir(exist_ok=True)
         (output / "clips").symlink_to(shared.resolve())
     (output / "settings.json").write_text(json.dumps(settings))
-    for stage in (preprocess, pretrain, train, predict):
-        sys.argv = [stage.__file__, *map(str, options), "--settings", f"{output}/settings.json"]
-        stage.main()
+    for stage in stages:
+        sys.argv = [stage, *map(str, options), "--settings", f"{output}/settings.json"]
+        importlib.import_module(stage).main()
 
 
 def without_noisy(root: Path, folder: Path) -> Path:
@@ -151,15 +159,27 @@ def scores_of(output: Path, data: dataset.Dataset) -> dict[str, float]:
     return found
 
 
-def differences(scores: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+def combined(output: Path) -> dict[str, dict[str, float]]:
+    """lwlrap of the ensemble, of the average, and of the member that is best out of fold."""
+    table = pd.read_csv(output / "scores.csv", index_col="model")
+    table = table.rename(columns={"OOF lwlrap": "oof", "test lwlrap": "test"})
+    # Of stackers that know nothing of the clips.
+    table.loc["ensemble", "oof"] = table.loc[ensemble.HELD_OUT, "oof"]
+    members = table[table["minutes"].notna()]
+    table.loc[MEMBER] = members.loc[members["oof"].idxmax()]
+    table["minutes"] = table["minutes"].fillna(members["minutes"].sum())
+    return table[["oof", "test", "minutes"]].T.to_dict()
+
+
+def differences(scores: pd.DataFrame, names: list[str], base: str = BASE) -> pd.DataFrame:
     """Mean lwlrap of each variant, and how it differs from the base: mean and 95 % interval, of
     the seeds that both have."""
     table, rows = scores.pivot(index="seed", columns="variant"), {}
     for name in names:
-        both = table.loc[table["oof"][[name, BASE]].notna().all(axis=1)]
+        both = table.loc[table["oof"][[name, base]].notna().all(axis=1)]
         rows[name] = {"pairs": len(both), "minutes": f"{both['minutes'][name].mean():.1f}"}
         for part in ("oof", "test"):
-            by_seed = both[part][name] - both[part][BASE]
+            by_seed = both[part][name] - both[part][base]
             half = stats.t.ppf(0.975, len(both) - 1) * by_seed.sem()
             rows[name][part] = f"{both[part][name].mean():.4f}"
             rows[name][f"{part}, difference"] = f"{by_seed.mean():+.4f} ± {half:.4f}"

@@ -90,3 +90,32 @@ def test_a_share_of_the_groups(make_clips, tmp_path):
         "test": 2,
     }
     assert list(data["curated"].groups) == ["a", "c"]
+
+
+def test_an_ensemble_is_compared_with_its_better_member(finished_run):
+    root, _, _, _ = finished_run
+    found = study.combined(root / "out")
+    table = pd.read_csv(root / "out" / "scores.csv", index_col="model")
+    better = table.loc[["v1mix", "max3exam"], "OOF lwlrap"].idxmax()
+    assert found["best member"]["test"] == table.loc[better, "test lwlrap"]
+    assert found["average"]["oof"] == table.loc["average", "OOF lwlrap"]
+    assert found["ensemble"]["oof"] == table.loc["ensemble, held out", "OOF lwlrap"]
+
+
+def test_a_row_that_is_there_is_not_trained_again(make_clips, tmp_path, monkeypatch, capsys):
+    make_clips(sizes={"curated": 9, "noisy": 6, "test": 3}).write(tmp_path / "in")
+    short = {"epochs": 1, "milestones": [], "keep_from": 0}
+    tiny = {"stem_filters": 4, "block_filters": [4, 4, 4, 4], "gru_units": 4}
+    tiny |= {"crop_samples": 44100, "pretraining": short, "training": short}
+    monkeypatch.setattr(study, "COMMON", study.COMMON | tiny)
+    arguments = ["study", str(tmp_path / "in"), str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", [*arguments, "--only", study.BASE, "--seeds", "2"])
+    study.main()
+    (row,) = pd.read_csv(tmp_path / "out" / "rows.csv").to_dict("records")
+    assert (row["seed"], row["variant"]) == (2, study.BASE)
+    assert (tmp_path / "out" / "as-it-is-2" / "models" / "v1mix" / "fold1.weights.h5").exists()
+    for changed in (tmp_path / "out").glob("as-it-is-2/*.csv"):
+        changed.unlink()
+    monkeypatch.setattr(study, "run_stages", None)
+    study.main()
+    assert "as it is" in capsys.readouterr().out

@@ -115,7 +115,7 @@ def training_batches(
     """
     for epoch in range(first_epoch, schedule.epochs):
         rng = random_generator(config, part, epoch)
-        mixup_prob = schedule.mixup_prob if epoch < schedule.milestones[0] else 0.0
+        mixup_prob = schedule.mixup_prob if epoch < schedule.mixup_until else 0.0
         batches = split(rng.permutation(examples.clips), config.batch_size)
         for number in rng.permutation(len(batches)):
             yield training_batch(examples, batches[number], config, mixup_prob, rng)

@@ -164,8 +164,8 @@ class TestMixup:
         assert len(rates) > 100
         assert np.mean([0.2 < rate < 0.8 for rate in rates]) < 0.55  # Beta(1/2, 1/2): 0.41
 
-    def mixed_share(self, examples, epochs, mixup_prob):
-        schedule = Schedule(500, milestones=(300, 400), mixup_prob=mixup_prob)
+    def mixed_share(self, examples, epochs, mixup_prob, milestones=(300, 400)):
+        schedule = Schedule(500, milestones=milestones, mixup_prob=mixup_prob)
         mixed = [
             ((labels > 0).sum(axis=1) > 1).any()
             for epoch in epochs
@@ -177,6 +177,9 @@ class TestMixup:
     def test_before_the_first_milestone_only(self, examples):
         assert self.mixed_share(examples, range(250, 300), 1.0) > 0.8
         assert self.mixed_share(examples, range(300, 350), 1.0) == 0
+
+    def test_to_the_end_without_milestones(self, examples):
+        assert self.mixed_share(examples, range(450, 500), 1.0, milestones=()) > 0.8
 
     def test_with_the_given_probability(self, examples):
         # A permutation of four leaves them as they are once in 24 times.
