@@ -13,9 +13,10 @@ class Schedule:
     """How long one network is trained, and which of its epochs is kept.
 
     Epochs count from 0. The learning rate is halved at each milestone; mixup is applied before the
-    first one only (without any, in all epochs). The best-scoring epoch from `keep_from` on is kept. From epoch `stop_from` on
-    training ends once the best epoch lies more than `patience` back. The loss is cross-entropy, or,
-    with a `loss_q` above 0 and up to 1, the Lq loss, which believes doubtful labels less.
+    first one only (without any, in all epochs). The best-scoring epoch from `keep_from` on is kept.
+    From epoch `stop_from` on training ends once the best epoch lies more than `patience` back. The
+    loss is cross-entropy, or, with a `loss_q` above 0 and up to 1, the Lq loss, which believes
+    doubtful labels less.
     """
 
     epochs: int
