@@ -5,7 +5,25 @@ published one stands where it is made. The defaults below are the published ones
 table of overrides applied to every experiment and chooses no other code path.
 """
 
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
+
+STEMS = ("plain", "msc")
+POOLINGS = ("max", "ave", "avemax1", "avemax2", "avemax3", "avemax4", "conv", "none")
+FRONT_ENDS = ("waveform", "logmel")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+POSITIVE = (
+    *("sample_rate", "crop_samples", "n_hop", "power_melgram", "w_ratio", "gru_units"),
+    *("batch_size", "learning_rate", "stacker_learning_rate", "stacker_batch_size"),
+)
+
+
+def _require(settings, rules: Iterable[tuple[str, bool, str]]) -> None:
+    """ValueError for the first rule, (setting, does it hold, what is expected), that does not."""
+    for name, holds, expected in rules:
+        if not holds:
+            raise ValueError(f"{name} must be {expected}; got {getattr(settings, name)!r}")
 
 
 @dataclass(frozen=True)
@@ -28,10 +46,15 @@ class Schedule:
     loss_q: float | None = None
 
     def __post_init__(self):
-        if not (self.loss_q is None or 0 < self.loss_q <= 1):
-            raise ValueError(f"loss_q must be above 0 and at most 1, got {self.loss_q}")
-        if not self.keep_from < self.epochs:
-            raise ValueError(f"no epoch of {self.epochs} would be kept: keep_from={self.keep_from}")
+        _require(self, self._rules())
+
+    def _rules(self) -> Iterator[tuple[str, bool, str]]:
+        yield "epochs", self.epochs > 0, "above 0"
+        yield "keep_from", 0 <= self.keep_from < self.epochs, f"one of {self.epochs} epochs, from 0"
+        yield "milestones", min(self.milestones, default=0) >= 0, "0 or more, each"
+        yield "mixup_prob", 0 <= self.mixup_prob <= 1, "0 to 1"
+        yield "patience", self.patience >= 0, "0 or more"
+        yield "loss_q", self.loss_q is None or 0 < self.loss_q <= 1, "above 0 and at most 1"
 
     @property
     def mixup_until(self) -> int:
@@ -106,34 +129,50 @@ class Config:
     stacker_patience: int = 15
 
     def __post_init__(self):
+        _require(self, self._rules())
+
+    def _rules(self) -> Iterator[tuple[str, bool, str]]:
+        for name in POSITIVE:
+            yield name, 0 < getattr(self, name) < math.inf, "above 0"
+        for name in ("label_smoothing", "mixup_rate"):
+            yield name, 0 <= getattr(self, name) <= 1, "0 to 1"
+        for name in ("schedule_decay", "seed", "stacker_epochs", "stacker_patience"):
+            yield name, 0 <= getattr(self, name) < math.inf, "0 or more"
+        for name, values in (("stem", STEMS), ("precision", PRECISIONS), ("frontend", FRONT_ENDS)):
+            yield name, getattr(self, name) in values, f"one of {', '.join(values)}"
+        yield "pooling", {*self.pooling} <= {*POOLINGS}, f"two of {', '.join(POOLINGS)}"
+        yield "n_views", self.n_views in (1, 3), "1 or 3"
+        yield "n_folds", self.n_folds >= 2, "2 or more"
+        yield "fold_seed", 0 <= self.fold_seed < 2**32, "0 or more and below 2^32"
+        yield "mixup_beta", self.mixup_beta is None or self.mixup_beta > 0, "above 0"
+
+        yield "n_dft", self.n_dft > 0 and self.n_dft % 2 == 0, "an even number above 0"
+        halved = -(-self.n_mels // 8) if self.pooling[1] != "none" else self.n_mels
+        multiple = "a multiple of 16, as poolings halve it"
+        yield "n_mels", halved > 0 and halved % 2 == 0, multiple
         nyquist = self.sample_rate / 2
         highest = nyquist if self.fmax is None else self.fmax
-        stored = self.frontend == "logmel"  # decibels of mel powers, which nothing is learned of
+        lowest = f"at least 0 and below fmax, here {highest:g} Hz"
+        yield "fmin", 0 <= self.fmin < highest, lowest
+        yield "fmax", highest <= nyquist, f"at most {nyquist:g} Hz, half the sample rate"
+        yield "norm", self.norm in ("slaney", None), "'slaney' or None"
+
+        least = 4 if self.squeeze_excite else 1  # which has a quarter of them
+        filters = self.scaled_block_filters
+        four = f"four numbers that are {least} or more, times w_ratio"
+        yield "block_filters", len(filters) == 4 and min(filters) >= least, four
+        # "msc" has half of them at each of three scales: of a single one, none.
+        yield "stem_filters", self.stem_channels >= least, "more"
+
+        waveform = self.frontend == "waveform"
         published = self.power_melgram == 2.0 and self.return_decibel_melgram
-        halved = -(-self.n_mels // 8) if self.pooling[1] != "none" else self.n_mels
-        for name, holds, expected in (
-            ("n_dft", self.n_dft > 0 and self.n_dft % 2 == 0, "an even number above 0"),
-            ("n_hop", self.n_hop > 0, "above 0"),
-            ("n_mels", halved > 0 and halved % 2 == 0, "a multiple of 16, as poolings halve it"),
-            ("fmin", 0 <= self.fmin < highest, f"at least 0 and below fmax, here {highest:g} Hz"),
-            ("fmax", highest <= nyquist, f"at most {nyquist:g} Hz, half the sample rate"),
-            ("norm", self.norm in ("slaney", None), "'slaney' or None"),
-            ("power_melgram", self.power_melgram > 0, "above 0"),
-            ("frontend", stored or self.frontend == "waveform", "'waveform' or 'logmel'"),
-            (
-                "frontend",
-                not stored or (published and not (self.trainable_kernel or self.trainable_fb)),
-                "'waveform' with a trainable front end, another power, or without decibels",
-            ),
-            (
-                "frontend",
-                stored or not (self.masked_frames or self.masked_mels),
-                "'logmel' with masked_frames or masked_mels",
-            ),
-            ("n_views", self.n_views in (1, 3), "1 or 3"),
-        ):
-            if not holds:
-                raise ValueError(f"{name} must be {expected}; got {getattr(self, name)!r}")
+        # Stored are decibels of mel powers, which nothing is learned of.
+        other = "'waveform' with a trainable front end, another power, or without decibels"
+        yield "frontend", waveform or (published and not self.trains_front_end), other
+        masked = self.masked_frames or self.masked_mels
+        yield "frontend", not (waveform and masked), "'logmel' with masked_frames or masked_mels"
+        for name, n in (("masked_frames", self.crop_frames), ("masked_mels", self.n_mels)):
+            yield name, 0 <= getattr(self, name) <= n, f"0 to {n}, which there are"
 
     @property
     def trains_front_end(self) -> bool:
@@ -259,7 +298,10 @@ def overridden(config: Config | Schedule, settings: dict) -> Config | Schedule:
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
     for name in ("pretraining", "training"):
         if name in values:
-            values[name] = overridden(getattr(config, name), values[name])
+            try:
+                values[name] = overridden(getattr(config, name), values[name])
+            except ValueError as error:
+                raise ValueError(f"{name}.{error}") from error
     return replace(config, **values)
 
 

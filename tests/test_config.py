@@ -2,9 +2,12 @@
 
 import dataclasses
 
+import keras
 import pytest
 
 import config
+from fast import precision
+from solution.pooling import pool
 
 
 def test_defaults_are_the_published_settings():
@@ -72,3 +75,55 @@ def test_profiles_override_known_settings_for_every_experiment(profile):
         # A milestone or first kept epoch beyond the last epoch would never come.
         for schedule in (one.pretraining, one.training):
             assert max(*schedule.milestones, schedule.keep_from) < schedule.epochs
+
+
+IMPOSSIBLE = {
+    "n_folds": [0, 1],
+    "batch_size": [0],
+    "crop_samples": [0, -5],
+    "sample_rate": [0],
+    "precision": ["half"],
+    "pooling": [["max", "min"]],
+    "stem": ["wide"],
+    "frontend": ["mfcc"],
+    "gru_units": [0],
+    "w_ratio": [0.0, float("inf")],
+    "mixup_beta": [0.0, -1.0],
+    "mixup_rate": [1.1],
+    "label_smoothing": [-0.1, 2.0],
+    "masked_mels": [-1, 65],
+    "masked_frames": [442],
+    "learning_rate": [0.0, -1.0, float("nan")],
+    "block_filters": [[], [0, 16, 16, 16], [16] * 3, [16] * 5],
+    "stem_filters": [0],
+    "seed": [-1],
+    "fold_seed": [-1, 2**32],
+    "stacker_epochs": [-1],
+    "training": [
+        *({"epochs": 0}, {"milestones": [-1]}, {"mixup_prob": 1.5}, {"patience": -1}),
+        *({"keep_from": 40}, {"loss_q": 0.0}),
+    ],
+}
+
+
+@pytest.mark.parametrize(("name", "values"), IMPOSSIBLE.items())
+def test_impossible_settings_are_refused_by_name(name, values):
+    for value in values:
+        expected = f"{name}.{next(iter(value))} must be " if name == "training" else f"{name} must "
+        frontend = "logmel" if name.startswith("masked") else "waveform"
+        with pytest.raises(ValueError, match=expected):
+            config.overridden(config.Config(), {"frontend": frontend, name: value})
+
+
+@pytest.mark.parametrize("settings", [{"squeeze_excite": True}, {"stem": "msc"}])
+def test_parts_of_channels_are_whole(settings):
+    channels = {"stem_filters": 1, "block_filters": [4, 4, 4, 4]}
+    config.overridden(config.Config(), channels)
+    with pytest.raises(ValueError, match="stem_filters must be more; got 1"):
+        config.overridden(config.Config(), channels | settings)
+
+
+def test_what_may_be_chosen_is_what_there_is():
+    for mode in config.POOLINGS:
+        assert pool(keras.Input((8, 8, 4)), mode, 3, 1).shape[1:3] == (8, 8)
+    assert set(config.PRECISIONS) == {"auto", *precision.POLICIES}

@@ -36,8 +36,7 @@ def build_tagger(config: Config, n_classes: int) -> keras.Model:
     Raises
     ------
     ValueError
-        If a setting of the config is not one that this module knows, or if it starts from
-        waveforms and Keras' backend is not TensorFlow.
+        If it starts from waveforms and Keras' backend is not TensorFlow.
     """
     with precision.used(config.precision):
         audio, logmel = front_end(config)
@@ -120,14 +119,12 @@ def _stem(x, config: Config):
     filters, options = config.stem_filters, {"padding": "same", "use_bias": False}
     if config.stem == "plain":
         x = Conv2D(filters, 3, name="stem_conv", **options)(x)
-    elif config.stem == "msc":
+    else:
         scales = [
             Conv2D(filters // 2, size, name=f"stem_conv{size}x{size}", **options)(x)
             for size in MSC_KERNELS
         ]
         x = layers.Concatenate(name="stem_scales")(scales)  # (441, 64, 96)
-    else:
-        raise ValueError(f"stem must be 'plain' or 'msc', got {config.stem!r}")
     return _norm_relu(x, "stem", config)
 
 
