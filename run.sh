@@ -72,7 +72,8 @@ find_python() {
 
 # Sets `python` and `prefix`, the directory of its environment.
 select_environment() {
-    unset PYTHONHOME PYTHONPATH # they would put other packages before the environment's
+    # They would put other packages before the environment's, or new ones elsewhere.
+    unset PYTHONHOME PYTHONPATH PYTHONPLATLIBDIR PYTHONEXECUTABLE PIP_TARGET PIP_PREFIX PIP_ROOT
     export PYTHONNOUSERSITE=1 PIP_USER=no
     # conda activates `base` in every shell; it is the user's own and not to be filled with pins.
     prefix=${VIRTUAL_ENV-}
@@ -82,16 +83,16 @@ select_environment() {
         fits "$prefix/bin/python" || make_venv
     fi
     python=$prefix/bin/python
-    fits "$python" || die "the environment $prefix has Python ${version:-that fails}, not 3.10,\
- 3.11 or 3.12: deactivate it or move it away, then run again"
+    fits "$python" || die "the environment $prefix has Python ${version:-that fails for this user},\
+ not 3.10, 3.11 or 3.12: deactivate it or move it away, then run again"
     "$python" -c 'import pip' 2>/dev/null || "$python" -m ensurepip >/dev/null 2>&1 ||
         die "the environment $prefix has no pip: install it there, or deactivate or move it away"
 }
 
 make_venv() {
-    # A folder that is not empty and does not bear our name as its prompt is somebody else's.
-    test -z "$(ls -A "$prefix" 2>/dev/null)" ||
-        grep -qs "^prompt = 'run.sh'" "$prefix/pyvenv.cfg" || return 0
+    # What is there is somebody else's, unless this user made it and it bears our name as its prompt.
+    test -z "$(ls -A "$prefix" 2>/dev/null)" || { grep -qs "^prompt = 'run.sh'" "$prefix/pyvenv.cfg" &&
+        test -n "$(find "$prefix" -prune -user "$(id -u)")"; } || return 0
     find_python
     "$python" -c 'import venv, ensurepip' 2>/dev/null ||
         die "$python has no venv module: install it (Debian: apt install python$version-venv)"
@@ -151,6 +152,7 @@ install_once() { # install_once FILE
         die "$prefix has $((free / 1000)) MB left, the packages take $((space / 1000)): free some"
     printf 'Installing %s into %s, once%s\n' "$1" "$prefix" "$note"
     pip_install "$1" "$(cat "$here/$1")" "$cudnn"
+    test -z "$(missing "$1")" || die "pip put the packages elsewhere: see target in 'pip config list'"
     printf '%s\n' "$state" >"$stamp"
 }
 
@@ -185,9 +187,7 @@ except BlockingIOError:
         extra='[and-cuda]' space=7600000 size='3.7 GB to download with CUDA, 7.4 GB on disk'
     fi
     if [ "$use_venv" = yes ]; then select_environment; else find_python; fi
-    for file; do
-        if [ "$use_venv" = yes ]; then install_once "$file"; else add_missing "$file"; fi
-    done
+    for file; do if [ "$use_venv" = yes ]; then install_once "$file"; else add_missing "$file"; fi; done
     exec 8<&-
 }
 

@@ -55,7 +55,9 @@ def find_files(names: list[str]) -> list[tuple[str, str]]:
             inside = sorted(name for name in inside if not name.startswith("."))
             found += [os.path.join(folder, file) for file in inside]
         here = Path()
-        files += [(path, "" if is_audio(ClipFile(here, path)) else "is no audio") for path in found]
+        for path in found:  # a pipe would wait for ever
+            sounds = os.path.isfile(path) and is_audio(ClipFile(here, path))
+            files.append((path, "" if sounds else "is no audio"))
         files += [(fault.filename, f"cannot be opened ({fault.strerror})") for fault in faults]
         if not found and not faults:
             files.append((name, "holds no files"))
@@ -233,7 +235,8 @@ def main() -> int:
 def start(args: argparse.Namespace):
     """The tagger that was asked for; says on standard error what the time went into."""
     began = time.perf_counter()
-    from trained.tagger import Tagger
+    with own_modules.first():
+        from trained.tagger import Tagger
 
     imported = time.perf_counter()
     tagger = Tagger(args.output, args.experiments, args.folds)

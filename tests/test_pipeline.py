@@ -499,6 +499,17 @@ class TestEnds:
         assert done.stderr == "stopped: nobody reads the output any more; go on\n"
         assert done.returncode == 1
 
+    def test_with_a_closed_output(self):
+        program = "from runs import command_line\n"
+        program += "with command_line.errors_in_one_line('go on'):\n    print('a line')\n"
+        done = subprocess.run(
+            ["sh", "-c", '"$0" -c "$1" >&-', sys.executable, program],
+            env={**os.environ, "PYTHONPATH": os.path.dirname(config.__file__)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert (done.stderr, done.returncode) == ("", 0)
+
     def test_where_there_are_no_locks(self, monkeypatch, tmp_path, capsys):
         def no_locks(*_):
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))

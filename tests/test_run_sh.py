@@ -31,13 +31,14 @@ OPTIONS = (
     "--force",
     "--no-venv",
 )
-TOOLS = ("awk", "cat", "cksum", "cp", "df", "dirname", "grep", "ls", "mkdir", "rm", "sed", "tail")
-TOOLS += ("tr", "uname")
+TOOLS = ("awk", "cat", "cksum", "cp", "df", "dirname", "find", "grep", "id", "ls", "mkdir", "rm")
+TOOLS += ("sed", "tail", "tr", "uname")
 SHELLS = [shell for shell in ("sh", "dash", "bash", "busybox") if shutil.which(shell)]
 
 # What run.sh asks of Python, answered from variables: VERSION, LACKS (modules), FAILS (a stage or a
-# step of ruff), PIP_SAYS (before it fails), PIP_LISTS. Code that is read from standard input (which
-# packages are missing?) is left to the real Python, which first reads what is in the folder HIDES.
+# step of ruff), PIP_SAYS (before it fails), PIP_LISTS, ELSEWHERE (where pip puts packages).
+# Code that is read from standard input (which packages are missing?) is left to the real Python,
+# which first reads what is in the folder HIDES; but once pip has been there, none is.
 FAKE_PYTHON = f"""#!/bin/sh
 case $1 in
     -c)
@@ -48,7 +49,9 @@ case $1 in
             *fcntl*) exec '{sys.executable}' -c "$2" ;;
         esac
         ;;
-    -) PYTHONPATH=${{HIDES-${{PYTHONPATH-}}}} exec '{sys.executable}' "$@" ;;
+    -)
+        test ! -e "$0.filled" || exit 0
+        PYTHONPATH=${{HIDES-${{PYTHONPATH-}}}} exec '{sys.executable}' "$@" ;;
     -m)
         shift
         echo "$*" >>"$LOG"
@@ -73,6 +76,7 @@ case $1 in
                     esac
                 done
                 test -z "${{PIP_SAYS-}}" || {{ echo "$PIP_SAYS" >&2; exit 1; }}
+                case $0 in *.venv*) test -n "${{ELSEWHERE-}}" || : >"$0.filled" ;; esac
                 ;;
             ruff) test "$2" != "${{FAILS-}}" || exit 1 ;;
         esac
@@ -370,6 +374,15 @@ def test_first_run_says_what_it_installs_and_the_second_installs_nothing(project
     assert project.logged("pip") == project.logged("venv") == []
 
 
+def test_packages_that_pip_put_elsewhere_are_not_taken_for_installed(project):
+    hidden = hidden_packages(project)
+    done = project.run(**hidden, ELSEWHERE="1")
+    assert done.returncode == 1
+    assert "run.sh: pip put the packages elsewhere: see target in 'pip config list'" in done.stderr
+    assert not project.stamp.exists()
+    assert project.run(**hidden).returncode == 0
+
+
 @pytest.mark.parametrize("shell", SHELLS)
 def test_of_two_first_runs_one_waits_until_the_other_has_installed(project, shell):
     project.shell = shell
@@ -478,6 +491,14 @@ def test_environment_of_somebody_elses_is_never_cleared(project, python):
     assert project.stamp.exists()
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may give a folder to another user")
+def test_environment_that_another_user_made_is_never_cleared(installed):
+    (installed.root / ".venv/bin/python").unlink()  # of which this user has none
+    os.chown(installed.root / ".venv", 54321, 54321)
+    assert_one_line(installed.run(), ".venv has Python that fails for this user", "move it away")
+    assert installed.stamp.exists()
+
+
 def test_an_empty_folder_in_its_place_is_filled(project):
     """A mounted volume, for instance."""
     (project.root / ".venv").mkdir()
@@ -491,7 +512,13 @@ def test_environment_without_pip_gets_it(installed):
     assert_one_line(installed.run(LACKS="pip ensurepip"), ".venv has no pip")
 
 
-CALLERS = {"PYTHONPATH": "/theirs", "PYTHONHOME": "/theirs", "PIP_USER": "1", "PYTHONSAFEPATH": "1"}
+CALLERS = {
+    "PYTHONPATH": "/theirs",
+    "PYTHONHOME": "/theirs",
+    "PIP_USER": "1",
+    "PIP_TARGET": "/theirs",
+}
+CALLERS |= {"PYTHONSAFEPATH": "1"}
 
 
 @pytest.mark.parametrize("use_venv", [True, False])
@@ -509,6 +536,7 @@ def test_the_callers_settings_do_not_break_the_environment(project, use_venv):
     for line in (project.logged("pip install")[0], project.logged("PYTHONPATH=")[-1]):
         kept = "" if use_venv else "/theirs"  # Kaggle and Colab have packages there
         assert f"PYTHONPATH={kept} PYTHONHOME= PIP_USER={'no' if use_venv else '1'} " in line
+        assert f" PIP_TARGET={kept} " in line
         assert line.endswith("PYTHONSAFEPATH="), "the stages import what is beside them"
 
 

@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clips.files import CLIP_FOLDERS, ClipFile, Clips, locate, places, same_name, walk
+from clips.files import CLIP_FOLDERS, ClipFile, Clips, locate, places, walk
 from clips.names import nearest, same, shown
 from clips.tables import TABLES, find, multi_hot, read_labels, read_table
 from messages import InputError, first_few, raise_if
 
 SPLITS = ("curated", "noisy", "test")
+PACKED = (".zip", ".7z", ".rar", ".tar", "gz", "xz", "bz2")  # ends of names
 MOST, FEW = 30, 8  # classes that are shown one by one; of more: first, last and rarest
 
 
@@ -109,7 +110,7 @@ def _dataset_folder(root: Path) -> Path:
     if len(found) == 1 and found[0].parent == root:
         return found[0]
     present = sorted(os.listdir(root)) if root.is_dir() else [root.name]
-    packed = [name for name in present if name.lower().endswith((".zip", ".7z", ".rar", "gz"))]
+    packed = [name for name in present if name.lower().endswith(PACKED)]
     hint = nearest(TABLES["curated"][0], present, cutoff=0.7)
     hint += f"; there is one in {first_few([*map(str, found)])}" if found else ""
     hint += f"; unpack it, if it is in {first_few(packed)}" if packed else ""
@@ -155,9 +156,13 @@ def _test_split(root, table, submission, classes, source, warnings) -> Split:
         raise_if(odd, places(root, "test"), "file names that are not UTF-8: rename them")
         return Split(fnames, [clips[fname] for fname in fnames], labels=None)
     fnames, files = locate(root, "test", listed)
-    rows = {same_name(fname): i for i, fname in enumerate(table["fname"])}
-    order = [rows.get(same_name(fname), -1) for fname in fnames]
+    clips = Clips(root, "test")
+    rows = {tuple(clips.find(fname)): i for i, fname in enumerate(table["fname"])}
+    order = [rows.get((file,), -1) for file in files]
     if min(order) < 0:  # the labels of some clips only cannot score a submission
+        if len(table):
+            n, name = order.count(-1), table.attrs["path"].name
+            warnings.append(f"{name} lacks {n} of {len(files)} test clips: labels are left out")
         return Split(fnames, files, labels=None)
     labels = multi_hot(table, classes, source)[order]
     usage = table["usage"].to_numpy(str)[order] if "usage" in table else None

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import BinaryIO
 
 import librosa
@@ -72,6 +72,16 @@ def read_clip(file: str | BinaryIO, sample_rate: int) -> np.ndarray:
     return waveform
 
 
+def holds_sound(file: BinaryIO) -> bool:
+    """Does libsndfile know this format, or FFmpeg find a sound in it?"""
+    with suppress(*NOT_DECODED):
+        file.seek(0)
+        return sf.info(file) is not None
+    with suppress(*NOT_DECODED):
+        return next(_ffmpeg_blocks(file, ""), None) is not None
+    return False
+
+
 def duration(file: BinaryIO) -> float:
     """Seconds of sound in a file: what its header says, which may be a lie, or else all of it.
 
@@ -100,21 +110,29 @@ def _decode(sound: sf.SoundFile) -> tuple[int, np.ndarray]:
 
 def _decode_with_ffmpeg(file: str | BinaryIO, fault: str) -> tuple[int, np.ndarray]:
     """The first sound in a file, as `_decode`; `fault` is why libsndfile does not read it."""
+    rate, waveform = None, [np.empty(0, np.float32)]
+    for rate, block in _ffmpeg_blocks(file, fault):  # noqa: B007
+        waveform.append(block)
+    return rate, np.concatenate(waveform)
+
+
+def _ffmpeg_blocks(file: str | BinaryIO, fault: str) -> Iterator[tuple[int, np.ndarray]]:
+    """The same block by block, each with the sample rate, which is that of the first one."""
     try:
         import av  # here, not above: few clips need it, and Kaggle may not have it
     except ImportError:
         raise ValueError(
             f"{fault.rstrip('.')}; m4a, webm, wma and others take PyAV, pip install av"
         ) from None
-    is_path = isinstance(file, str | os.PathLike)
-    formats, to_float = ",".join(FFMPEG_FORMATS), av.AudioResampler("flt")
-    rate, blocks = None, [np.empty(0, np.float32)]
+    is_path, rate, kind = isinstance(file, str | os.PathLike), None, None
     with open(file, "rb") if is_path else nullcontext(file) as stream:
         stream.seek(0)
+        if not stream.read(1):
+            raise ValueError("it is empty")
+        stream.seek(0)
         try:
-            container = av.open(
-                stream, container_options={"format_whitelist": formats}, metadata_errors="ignore"
-            )
+            formats = {"format_whitelist": ",".join(FFMPEG_FORMATS)}
+            container = av.open(stream, container_options=formats, metadata_errors="ignore")
         except av.FFmpegError:
             raise ValueError(fault) from None
         with container:
@@ -123,11 +141,14 @@ def _decode_with_ffmpeg(file: str | BinaryIO, fault: str) -> tuple[int, np.ndarr
             if not known:
                 raise ValueError("it has no sound, or none of a known codec")
             for frame in _frames(container, known[0]):
-                rate = rate or _require_rate(frame.sample_rate)
+                former, kind = kind, (frame.format.name, frame.layout.name, frame.sample_rate)
+                if kind != former:  # at first, and where pieces are joined that differ
+                    own = _require_rate(frame.sample_rate)
+                    rate = rate or own
+                    to_float = av.AudioResampler("flt", rate=rate)
                 for part in to_float.resample(frame):  # interleaved
                     channels = part.layout.nb_channels
-                    blocks.append(_mono(part.to_ndarray().reshape(-1, channels)))
-    return rate, np.concatenate(blocks)
+                    yield rate, _mono(part.to_ndarray().reshape(-1, channels))
 
 
 def _frames(container, sound) -> Iterator:

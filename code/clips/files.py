@@ -18,6 +18,7 @@ from typing import BinaryIO
 import pandas as pd
 import soundfile as sf
 
+from clips.decoding import holds_sound
 from clips.names import nearest, same, shown, strip
 from messages import SHOWN, InputError, UnreadableClip, raise_if
 
@@ -29,7 +30,8 @@ CLIP_FOLDERS = {
 # Cameras call their pictures .raw.
 AUDIO_SUFFIXES = {f".{name.lower()}" for name in sf.available_formats().keys() - {"RAW"}} | {
     *(".aif", ".aifc", ".oga", ".opus", ".m4a", ".m4b", ".aac", ".amr", ".wma", ".mka", ".mp2"),
-    *(".3gp", ".3g2", ".mp4", ".mov", ".webm"),
+    *(".3gp", ".3gpp", ".3g2", ".mp4", ".m4r", ".m4v", ".mov", ".mkv", ".webm", ".weba"),
+    *(".ac3", ".eac3", ".ape", ".wv", ".tta", ".asf", ".wmv", ".avi", ".flv", ".mpg", ".mpeg"),
 }
 DEEPEST = 8  # folder below the one where files are looked for
 UTF8_FLAG = 0x800  # of a member of a zip archive
@@ -51,10 +53,14 @@ class ClipFile:
     container: Path
     name: str
 
+    @property
+    def is_packed(self) -> bool:
+        return self.container.suffix.lower() == ".zip"
+
     def open(self) -> BinaryIO:
         """A seekable binary file. UnreadableClip if the system, or a faulty archive, refuses it."""
         try:
-            if self.container.suffix != ".zip":
+            if not self.is_packed:
                 return (self.container / self.name).open("rb")
             archive = _archive(self.container)
             size = archive.getinfo(self.name).file_size
@@ -70,11 +76,20 @@ class ClipFile:
 
     def stamp(self) -> tuple[int, ...]:
         """Size, time and the like, of an archive as well; another or a mended clip has others."""
-        if self.container.suffix != ".zip":
+        if not self.is_packed:
             status = (self.container / self.name).stat()
             return status.st_size, status.st_mtime_ns, status.st_mode
         status, member = self.container.stat(), _archive(self.container).getinfo(self.name)
         return member.file_size, member.CRC, status.st_size, status.st_mtime_ns
+
+
+def in_any_case(root: Path, name: str) -> Path:
+    """What has this name in a folder; where nothing has, the like in upper or lower case."""
+    path = root / name
+    if path.exists() or not root.is_dir():
+        return path
+    alike = [other for other in os.listdir(root) if other.casefold() == name.casefold()]
+    return root / alike[0] if len(alike) == 1 else path
 
 
 def same_name(fname: str) -> str:
@@ -89,10 +104,19 @@ def is_hidden(path: str) -> bool:
 
 
 def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """`root` and the folders in it, some levels deep, each with the names of its files."""
+    """`root` and the folders in it, some levels deep, each with the names of its files.
+
+    Links are followed, but not to where the walk has been, nor to what `root` is in.
+    """
+    seen = {root.resolve(), *root.resolve().parents}
     for folder, subfolders, names in os.walk(root, followlinks=True):
-        deep = len(Path(folder).relative_to(root).parts) >= DEEPEST
-        subfolders[:] = sorted(name for name in subfolders if not (deep or is_hidden(name)))
+        deep, kept = len(Path(folder).relative_to(root).parts) >= DEEPEST, []
+        for name in sorted(subfolders):
+            path = Path(folder, name)
+            if not (deep or is_hidden(name) or (path.is_symlink() and path.resolve() in seen)):
+                seen.add(path.resolve())
+                kept.append(name)
+        subfolders[:] = kept
         yield Path(folder), names
 
 
@@ -108,7 +132,8 @@ def files_in(container: Path) -> Iterator[tuple[str, str]]:
                 text = os.fsencode(name).decode()
             yield name, text
         return
-    for info in _archive(container).infolist():
+    members = _archive(container).infolist()
+    for info in {info.filename: info for info in members}.values():  # added again: the last counts
         name = info.filename
         if not info.flag_bits & UTF8_FLAG:  # zipfile takes it for cp437
             with contextlib.suppress(UnicodeError):
@@ -125,8 +150,9 @@ class Clips:
     def __init__(self, root: Path, split: str, skip_damaged: bool = False):
         self.paths, self._folders = {}, CLIP_FOLDERS[split]
         self._index = defaultdict(list)  # end of a path, with and without suffix -> files
-        folders = [root / name for name in reversed(self._folders) if (root / name).is_dir()]
-        archives = [root / f"{name}.zip" for name in self._folders]
+        folders = [in_any_case(root, name) for name in reversed(self._folders)]
+        archives = [in_any_case(root, f"{name}.zip") for name in self._folders]
+        folders = [path for path in folders if path.is_dir()]
         for container in folders + [path for path in archives if path.is_file()]:
             try:
                 self._add(container)
@@ -141,7 +167,8 @@ class Clips:
             if is_hidden(os.path.dirname(path)):
                 continue
             file = ClipFile(container, name)
-            parts = f"{container.name.removesuffix('.zip')}/{path}".casefold().split("/")
+            folder = container.stem if file.is_packed else container.name
+            parts = f"{folder}/{path}".casefold().split("/")
             for end in ("/".join(parts[i:]) for i in range(len(parts))):
                 self._index[strip(end)].append(file)
                 stem, suffix = os.path.splitext(end)
@@ -165,11 +192,12 @@ class Clips:
 
     def nearest(self, fname: str) -> str:
         """In words: the clip in another folder, of another format, or that is spelt like this."""
-        base = os.path.basename(same_name(fname).casefold())
+        wanted = same_name(fname).casefold()
+        base = os.path.basename(wanted)
         found = self._index.get(base) or self._index.get(os.path.splitext(base)[0]) or ()
-        near = [self.paths[file] for file in found]
-        names = near or map(os.path.basename, self.paths.values())
-        return nearest(base, names, cutoff=0 if near else 0.7)
+        if found:
+            return nearest(wanted, [self.paths[file] for file in found])
+        return nearest(base, map(os.path.basename, self.paths.values()), cutoff=0.7)
 
     def listed(self) -> tuple[dict[str, ClipFile], list[str]]:
         """All clips by name, with folders where several have one name; and what is no audio."""
@@ -189,11 +217,9 @@ def is_audio(file: ClipFile) -> bool:
     """By its suffix or, where that says nothing, by its content."""
     if os.path.splitext(file.name)[1].lower() in AUDIO_SUFFIXES:
         return True
-    faults = (UnreadableClip, OSError, RuntimeError, ValueError, TypeError)
-    with contextlib.suppress(*faults), file.open() as stream:
+    with contextlib.suppress(UnreadableClip, OSError), file.open() as stream:
         if stream.read(2) != codecs.BOM_UTF16_LE:  # text, which libsndfile takes for MP3
-            stream.seek(0)
-            return sf.info(stream) is not None
+            return holds_sound(stream)
     return False
 
 

@@ -22,7 +22,7 @@ def same(text: str) -> str:
 
 def shown(text: str) -> str:
     """For messages: on one line, and with what cannot be seen."""
-    return text if text.isprintable() else repr(text)
+    return text if text and text.isprintable() else repr(text)
 
 
 def nearest(name: str, names: Iterable[str], cutoff: float = 0) -> str:

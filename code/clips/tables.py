@@ -1,8 +1,10 @@
 """Tables of the dataset as text, and their labels; what is wrong with them is named by row."""
 
 import collections
+import contextlib
 import io
 import itertools
+import json
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -29,7 +31,9 @@ SAVE_AS = "save it as UTF-8 with commas (in Excel: CSV UTF-8)"
 LIST = re.compile(r"""[\[({]\s*((['"]).*\2,?\s*)?[\])}]""", re.DOTALL)
 QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
 # Brackets, quotes, other separators, line breaks, UTF-8 that was read as something else.
-MISTAKEN = re.compile(rf"""[\[\]{{}}"“”„;|\ufffd]|(?! ){INVISIBLE}|^['‘’]|['‘’]$|Ã[\x80-\xff]""")
+MISTAKEN = re.compile(
+    rf"""[\[\]{{}}"“”„,;|\ufffd]|(?! ){INVISIBLE}|^['‘’]|['‘’]$|Ã[\x80-\xff]|â€"""
+)
 
 
 def find(root: Path, names: Iterable[str]) -> Path | None:
@@ -133,8 +137,16 @@ def split_labels(text: str) -> list[str]:
     """ "Bark, Meow" -> ["Bark", "Meow"]; lists as Python writes them are read too."""
     parts = text.split(",")
     if LIST.fullmatch(strip(text)):
-        parts = [single or double for single, double in QUOTED.findall(text)]
+        parts = [_unescaped(single or double) for single, double in QUOTED.findall(text)]
     return [label for label in map(same, parts) if label]
+
+
+def _unescaped(text: str) -> str:
+    """With letters in the place of JSON's escapes, such as \\u00e9."""
+    if "\\" in text:
+        with contextlib.suppress(ValueError):
+            return json.loads(f'"{text}"').encode().decode()
+    return text
 
 
 def multi_hot(table: pd.DataFrame, classes: list[str], source: str) -> np.ndarray:

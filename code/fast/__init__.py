@@ -1,6 +1,7 @@
 """What Keras, TensorFlow and numba read from the environment when they are first imported.
 
-So whatever starts work imports this before them. What the environment says already counts.
+So whatever starts work imports this before them. What the environment says already counts, but for
+a folder of Keras' own.
 """
 
 import atexit
@@ -14,8 +15,8 @@ from pathlib import Path
 
 BACKENDS = ("tensorflow", "jax", "torch")
 
-# No folder of Keras' own: a `keras.json` in it with "channels_first" would make other networks.
-os.environ.setdefault("KERAS_HOME", os.devnull)
+# A `keras.json` in it with "channels_first" would make other networks.
+os.environ["KERAS_HOME"] = os.devnull
 # Errors, not advice. Where there is no NVIDIA driver, TensorFlow calls that an error: hide it too.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if shutil.which("nvidia-smi") else "3")
 # Take a GPU's memory as it is needed, not all of it: there is tagging beside a training.

@@ -253,7 +253,8 @@ def errors_in_one_line(then: str, memory: str = "end other programs") -> Iterato
             stream.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         yield
-        sys.stdout.flush()
+        if sys.stdout:  # None where it was closed
+            sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
         # joblib makes a RuntimeError of an interruption while it starts processes.
         if interruptions or isinstance(error, KeyboardInterrupt):

@@ -3,7 +3,6 @@
 import io
 import sys
 
-import av
 import numpy as np
 import pytest
 import soundfile as sf
@@ -13,12 +12,7 @@ from hypothesis import strategies as st
 from clips import decoding
 from clips.decoding import read_clip
 from messages import UnreadableClip
-
-RATE = 44100
-
-
-def tone(seconds=0.5, rate=RATE, pitch=440.0):
-    return 0.5 * np.sin(2 * np.pi * pitch * np.arange(int(seconds * rate)) / rate)
+from recordings import RATE, encoded, tone
 
 
 @pytest.mark.parametrize(
@@ -126,28 +120,6 @@ def test_a_truncated_mp3_is_as_long_as_what_is_there(tmp_path):
     assert 25 < len(waveform) / RATE < 35
 
 
-def encoded(format="mp4", codec="aac", rate=RATE, channels=1, seconds=0.5, picture=False):
-    """A tone as FFmpeg writes it; with `picture`, as the sound of a video."""
-    stream, layout = io.BytesIO(), {1: "mono", 2: "stereo", 8: "7.1"}[channels]
-    sound = np.repeat(tone(seconds, rate).astype(np.float32), channels)[None]
-    with av.open(stream, "w", format=format) as container:
-        if picture:
-            video = container.add_stream("mpeg4", rate=25)
-            video.width = video.height = 32
-            video.pix_fmt = "yuv420p"
-        audio = container.add_stream(codec, rate=rate)
-        audio.layout = layout
-        audio.bit_rate = 12_200 if "amr" in codec else 64_000
-        frame = av.AudioFrame.from_ndarray(sound, "flt", layout)
-        frame.sample_rate = rate
-        if picture:
-            pixels = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), "rgb24")
-            container.mux(video.encode(pixels) + video.encode())
-        container.mux(audio.encode(frame))
-        container.mux(audio.encode())
-    return stream.getvalue()
-
-
 @pytest.mark.parametrize(
     ("format", "codec", "rate", "channels", "tolerance"),
     [
@@ -196,6 +168,24 @@ def test_half_of_a_recording_counts():
     content = encoded("adts")
     waveform = read_clip(io.BytesIO(content[: len(content) // 2]), RATE)
     assert 0.2 < len(waveform) / RATE < 0.3
+
+
+def test_pieces_that_differ_in_rate_and_channels_are_one_clip():
+    pieces = [("adts", "aac", 44100, 1), ("adts", "aac", 44100, 2), ("adts", "aac", 22050, 1)]
+    content = b"".join(encoded(*piece, seconds=1) for piece in pieces)
+    waveform = read_clip(io.BytesIO(content), RATE)
+    assert len(waveform) / RATE == pytest.approx(3, abs=0.2)
+    for second in range(3):
+        middle = waveform[int((second + 0.3) * RATE) : int((second + 0.8) * RATE)]
+        pitch = np.argmax(np.abs(np.fft.rfft(middle))) * 2
+        assert pitch == pytest.approx(440, abs=3)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "m4a"])
+def test_an_empty_file(tmp_path, suffix):
+    (tmp_path / f"a.{suffix}").write_bytes(b"")
+    with pytest.raises(UnreadableClip, match=r"^cannot be decoded \(it is empty\)$"):
+        read_clip(str(tmp_path / f"a.{suffix}"), RATE)
 
 
 def test_without_pyav_one_line_says_what_to_install(monkeypatch):

@@ -14,6 +14,7 @@ import pytest
 from clips import dataset
 from clips.files import walk
 from messages import InputError, UnreadableClip
+from recordings import encoded
 
 CASES = Path(__file__).resolve().parents[3] / "shared" / "cases" / "make_cases.py"
 NAMES = [f"test{i:02}.wav" for i in range(4)]
@@ -231,6 +232,54 @@ def test_labels_of_test_clips_that_the_sample_spells_in_another_way(root):
     assert dataset.load(root)["test"].labels.tolist() == [[1, 0, 0]] * 4
 
 
+def test_labels_of_test_clips_that_another_table_names_without_suffix(root):
+    list_test_clips(root, *NAMES)
+    table = "fname,labels\n" + "".join(f"audio_test/{name[:-4].upper()},Bark\n" for name in NAMES)
+    (root / "test_post_competition.csv").write_text(table)
+    data = dataset.load(root)
+    assert (data["test"].labels.tolist(), data.warnings) == ([[1, 0, 0]] * 4, ())
+
+
+def test_labels_of_some_test_clips_only_are_left_out_with_a_warning(root):
+    list_test_clips(root, *NAMES)
+    (root / "test_post_competition.csv").write_text("fname,labels\ntest00.wav,Bark\n")
+    data = dataset.load(root)
+    assert data["test"].labels is None
+    assert data.warnings == (
+        "test_post_competition.csv lacks 3 of 4 test clips: labels are left out",
+    )
+
+
+def test_a_member_that_was_added_again_is_one_clip(root):
+    pack(root, lambda i, name: name)
+    with zipfile.ZipFile(root / "audio_test.zip", "a") as archive:
+        newer = archive.read(NAMES[1])
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr(NAMES[0], newer)
+    for listed in ((), NAMES):
+        if listed:
+            list_test_clips(root, *listed)
+        test = dataset.load(root)["test"]
+        assert test.fnames == NAMES
+        assert test.files[0].open().read() == newer
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_containers_in_another_case(root, packed):
+    (root / "audio_train").rename(root / "Audio_Train")
+    if packed:
+        pack(root, lambda i, name: name)
+        (root / "audio_test.zip").rename(root / "AUDIO_TEST.ZIP")
+    else:
+        (root / "audio_test").rename(root / "Test")
+    data = dataset.load(root)
+    assert data["test"].fnames == NAMES
+    read_all(data["test"])
+    read_all(data["curated"])
+    (root / "test").mkdir()  # by its exact name, the one that counts
+    assert len(dataset.load(root)["test"]) == (4 if packed else 0)
+
+
 def test_two_rows_are_not_one_file(root):
     list_test_clips(root, "test00.wav", "TEST00.wav", "test01")
     assert "not one file each: write their names in full: row 3: TEST00.wav (which row 2" in fault(
@@ -245,7 +294,8 @@ def test_links_that_lead_back_and_links_to_other_folders(root):
     list_test_clips(root, *NAMES)
     read_all(dataset.load(root)["test"])
     (root / "audio_test" / "loop").symlink_to(root / "audio_test")
-    assert len(list(walk(root / "audio_test"))) < 20
+    (root / "audio_test" / "up").symlink_to("..")  # with the training clips in it
+    assert len(list(walk(root / "audio_test"))) == 2
     (root / "elsewhere" / NAMES[0]).rename(root / "audio_test" / NAMES[0])
     assert [file.name for file in dataset.load(root)["test"].files] == NAMES
 
@@ -294,11 +344,32 @@ def test_a_clip_that_is_not_there_comes_with_the_nearest_that_is(root, fname, ne
     assert f"row 2: {fname} (nearest: {near}" in fault(root)
 
 
+def test_the_nearest_of_several_of_one_name_is_in_the_folder_that_was_meant(root):
+    for fold in range(3):
+        (root / "audio_test" / f"fold{fold}").mkdir()
+        for name in NAMES:
+            shutil.copy(root / "audio_test" / name, root / "audio_test" / f"fold{fold}" / name)
+    list_test_clips(root, "/data/fold1/test02.wav")
+    assert "row 2: /data/fold1/test02.wav (nearest: fold1/test02.wav)" in fault(root)
+
+
+def test_a_row_without_a_name(root):
+    list_test_clips(root, "test00.wav", "")
+    assert "row 3: ''" in fault(root)
+
+
 def test_a_message_has_one_line_and_shows_what_cannot_be_seen(root):
     list_test_clips(root, "test\n00.wav", "te\u200bst00.wav")
     message = fault(root)
     assert r"row 2: 'test\n00.wav' (nearest: test00.wav)" in message
     assert r"row 3: 'te\u200bst00.wav' (nearest: test00.wav)" in message
+
+
+@pytest.mark.parametrize("name", ["rec.3gpp", "rec.weba", "rec.mkv", "rec", "rec.dat"])
+def test_sound_that_ffmpeg_reads_is_a_clip_whatever_it_is_called(root, name):
+    (root / "audio_test" / name).write_bytes(encoded("webm", "libopus", 48000))
+    data = dataset.load(root)
+    assert (name in data["test"].fnames, data.warnings) == (True, ())
 
 
 def test_files_that_are_no_audio_are_no_clips(root, capfd):

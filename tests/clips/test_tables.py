@@ -151,6 +151,8 @@ class TestCodePages:
         ("Bark_", "differ in case or spaces"),
         ("Ba\xa0rk", "row 3"),
         ("TÃ¼r", "row 3: 'TÃ¼r'"),
+        ("Dogâ€™s", "row 3: 'Dogâ€™s'"),
+        ("['Bark, small']", "row 3: 'Bark, small'"),
     ],
 )
 def test_labels_that_look_mistaken_are_warned_of(root, label, part):
@@ -172,6 +174,14 @@ def test_a_class_name_with_a_comma_is_warned_of(root):
 )
 def test_labels_that_are_none(root, label):
     assert load(root, accented("Bark", label)).warnings == ()
+
+
+@pytest.mark.parametrize("spelt", ["Caf\u00e9", "Caf\\u00e9"])
+def test_lists_as_json_writes_them(root, spelt):
+    data = load(root, accented("Bark", f'["{spelt}"]', "Caf\u00e9"))
+    assert (data.classes, data.warnings) == (["Bark", "Caf\u00e9"], ())
+    broken = load(root, accented("Bark", '["\\ud800"]')).classes  # half a letter stays as it is
+    assert broken == ["Bark", "\\ud800"]
 
 
 def test_empty_columns_are_no_classes(root):

@@ -59,6 +59,9 @@ def test_no_folder_of_keras_is_made_or_read(tmp_path):
     made = "import fast, keras; print(keras.config.image_data_format())"
     assert stderr_of(made, HOME=str(tmp_path), KERAS_BACKEND="tensorflow") == ""
     assert not list(tmp_path.iterdir())
+    (tmp_path / "keras.json").write_text('{"image_data_format": "channels_first"}')
+    read = "import fast, keras; assert keras.config.image_data_format() == 'channels_last'"
+    assert stderr_of(read, KERAS_HOME=str(tmp_path), KERAS_BACKEND="tensorflow") == ""
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there may be a GPU to speak of")
