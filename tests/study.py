@@ -5,9 +5,9 @@
 INPUT is a dataset, as for `run.sh`; `tests/real_sets.py` makes two. Seed 1 trains on fold 0, seed 2
 on fold 1, and so on, so that pairs differ in their clips too. Goes through the stages themselves,
 in OUTPUT, with settings files: interrupted, the same command goes on. Scores are added to a table
-(`--rows`, by default OUTPUT/rows.csv), and what that has is not trained again. Ends with mean
-differences, each with its 95 % interval. `--only ensemble` compares the ensemble and the average of
-two experiments in all folds with the better one of them.
+(`--rows`, by default OUTPUT/rows.csv; those of tests/README.md are in tests/measured), and what that
+has is not trained again. Ends with mean differences, each with its 95 % interval. `--only ensemble`
+compares the ensemble and the average of two experiments in all folds with the better one of them.
 """
 
 import argparse
@@ -121,7 +121,7 @@ def main() -> None:
             rows.loc[len(rows)] = {"seed": seed, "variant": name, **found}
             with written_whole(table) as part:
                 rows.round(4).to_csv(part, index=False)
-    print("\n" + differences(pd.read_csv(table), names, base).to_string())
+    print("\n" + as_markdown(differences(pd.read_csv(table), names, base)))
 
 
 def run_stages(output: Path, settings: dict, options: list, stages: tuple = STAGES) -> None:
@@ -186,6 +186,13 @@ def differences(scores: pd.DataFrame, names: list[str], base: str = BASE) -> pd.
             if not abs(by_seed.mean()) > half:
                 rows[name][f"{part}, difference"] += " (noise)"
     return pd.DataFrame(rows).T
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """As tests/README.md has it."""
+    rows = [["lwlrap", *table.columns], ["---"] * (1 + len(table.columns))]
+    rows += [[name, *map(str, row)] for name, *row in table.itertuples()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 if __name__ == "__main__":

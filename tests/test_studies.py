@@ -1,5 +1,7 @@
 """What the studies of tests/README.md compute, on figures made up."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,8 @@ import real_sets
 import study
 from clips import dataset
 from storage import write_scores
+
+HERE = Path(__file__).resolve().parent
 
 
 def test_differences_are_paired_by_seed_and_noise_is_called_so():
@@ -30,6 +34,18 @@ def test_differences_are_paired_by_seed_and_noise_is_called_so():
     assert table.loc["gains", "pairs"] == 3
     assert table.loc["luck", "oof, difference"] == "+0.0000 ± 0.0745 (noise)"
     assert table.loc["gains", "test"] == "0.5200"
+
+
+@pytest.mark.parametrize(
+    "rows", sorted((HERE / "measured").glob("*.csv")), ids=lambda path: path.stem
+)
+def test_the_tables_of_the_readme_are_those_of_the_rows(rows):
+    scores, readme = pd.read_csv(rows), (HERE / "README.md").read_text()
+    for base, others in ((study.BASE, study.VARIANTS), (study.MEMBER, study.COMBINED)):
+        names = [name for name in (base, *others) if name in set(scores["variant"])]
+        if names:
+            table = study.differences(scores, [*dict.fromkeys(names)], base)
+            assert study.as_markdown(table) in readme
 
 
 def test_official_folds_are_each_the_test_set_of_the_others(make_clips, tmp_path):
