@@ -5,7 +5,7 @@
 INPUT is a dataset, as for `run.sh`; `tests/real_sets.py` makes two. Seed 1 trains on fold 0, seed 2
 on fold 1, and so on, so that pairs differ in their clips too. Goes through the stages themselves,
 in OUTPUT, with settings files: interrupted, the same command goes on. Scores are added to a table
-(`--rows`, by default OUTPUT/rows.csv; those of tests/README.md are in tests/measured), and what that
+(`--rows`, by default OUTPUT/rows.csv; those of tests/README.md: tests/measured), and what that
 has is not trained again. Ends with mean differences, each with its 95 % interval. `--only ensemble`
 compares the ensemble and the average of two experiments in all folds with the better one of them.
 """
