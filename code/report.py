@@ -93,7 +93,9 @@ def score(run: Run) -> dict[str, Scored]:
 
 def class_table(run: Run, curated: Scored) -> pd.DataFrame:
     """per_class.csv, and what each class is taken for."""
-    table = pd.read_csv(run.ensemble.path("per_class.csv"), keep_default_na=False)
+    unknown = dict.fromkeys(("OOF lwlrap", "test lwlrap"), "")  # a class may be called "nan"
+    path = run.ensemble.path("per_class.csv")
+    table = pd.read_csv(path, keep_default_na=False, na_values=unknown)
     return table.assign(confusions=findings.confusions(curated, run.dataset.classes))
 
 

@@ -96,24 +96,30 @@ def opened(chromium):
 
 
 @pytest.fixture
-def hostile_page(finished_run, tmp_path):
-    """The page of the same run, had its classes and files other names."""
+def copied_run(finished_run, tmp_path):
+    """The same run in a folder that a test may change."""
     root, _, arguments, _ = finished_run
     shutil.copytree(root / "out", tmp_path / "out", symlinks=True)
-    run = run_of(*arguments[:2], "--output", tmp_path / "out", *arguments[4:])
+    return run_of(*arguments[:2], "--output", tmp_path / "out", *arguments[4:])
+
+
+@pytest.fixture
+def hostile_page(copied_run):
+    """The page of the same run, had its classes and files other names."""
+    run = copied_run
     known = report.score(run)
     names = {
         split: [f"{i} {HOSTILE[i % 3]}.wav" for i in range(len(scored.fnames))]
         for split, scored in known.items()
     }
     known = {split: dataclasses.replace(one, fnames=names[split]) for split, one in known.items()}
-    path = tmp_path / "out" / "per_class.csv"
+    path = run.root / "per_class.csv"
     pd.read_csv(path).assign(**{"class": HOSTILE}).to_csv(path, index=False)
     run = dataclasses.replace(run, dataset=dataclasses.replace(run.dataset, classes=[*HOSTILE]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "score", lambda run: known)
         report.write_report(run)
-    return tmp_path / "out" / "report.html"
+    return run.root / "report.html"
 
 
 # --- in a browser ---------------------------------------------------------------------------------
@@ -166,6 +172,21 @@ def test_headings_sort(page_path, opened, how):
     direction, again = press()
     assert (direction, again) == ("descending", sorted(values, reverse=True))
     assert page.locator(".sortable [aria-sort]").count() == 1
+
+
+def test_a_class_without_test_labels_is_not_shown_as_the_worst(copied_run, opened):
+    """A dash without a bar, which sorts last both ways; its name is no missing value."""
+    path = copied_run.root / "per_class.csv"
+    table = pd.read_csv(path).assign(**{"class": ["nan", "b", "c"], "test lwlrap": [None, 0.9, 1]})
+    table.to_csv(path, index=False)
+    report.write_report(copied_run)
+    page = opened(copied_run.root / "report.html")
+    cell = page.locator(".sortable tbody tr", has_text="nan").locator("td").nth(2)
+    assert (cell.inner_text(), cell.get_attribute("data-value")) == ("–", "")
+    assert cell.evaluate("cell => getComputedStyle(cell).backgroundImage") == "none"
+    for expected in (["b", "c", "nan"], ["c", "b", "nan"]):
+        page.locator(".sortable button", has_text="test lwlrap").click()
+        assert page.locator(".sortable tbody th").all_inner_texts() == expected
 
 
 def test_a_group_of_clips_can_be_chosen_by_keyboard(page_path, opened):
