@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -128,16 +129,22 @@ def hostile_page(copied_run):
 def test_opens_from_the_disk_with_all_plots_drawn(page_path, opened):
     page = opened(page_path)
     assert page.locator("h1").inner_text() == "What the networks learnt"
-    for name, lines in {
-        "loss": 5,
-        "lrap": 5,
-        "lwlrap": 5,
-        "learning_rate": 5,
-        "diagram": 3,
-    }.items():
+    lines = {"loss": 5, "lrap": 5, "lwlrap": 5, "learning_rate": 5, "diagram": 1}
+    for name, count in lines.items():
         drawn = page.locator(f"#{name} .scatterlayer path.js-line")
-        assert drawn.count() == lines, name
+        assert drawn.count() == count, name
         assert drawn.first.bounding_box()["width"] > 50
+
+
+def test_points_of_the_diagram_show_how_many_tags_they_stand_for(page_path, opened):
+    page = opened(page_path)
+    tags = page.locator("#reliability details tbody td:last-child").all_text_contents()
+    points = page.locator("#diagram .scatterlayer .point")
+    widths = [point.bounding_box()["width"] for point in points.all()]
+    assert len(widths) == len(tags) > 3
+    order = np.argsort([int(count.replace(",", "")) for count in tags])
+    assert np.ptp(widths) > 1
+    assert (np.diff(np.array(widths)[order]) > -0.1).all()
 
 
 def test_a_player_plays_and_only_one(page_path, opened):
@@ -198,6 +205,15 @@ def test_a_group_of_clips_can_be_chosen_by_keyboard(page_path, opened):
     assert shown == int(re.search(r"\((\d+)\)", chosen)[1]) < page.locator(".clip").count()
 
 
+def test_a_sound_that_is_hidden_is_paused(page_path, opened):
+    page = opened(page_path)
+    only_hardest = page.locator(".clip[data-groups='hardest'] audio").first
+    only_hardest.evaluate("player => { player.loop = true; return player.play(); }")
+    page.locator("input[value=surest]").check()
+    assert only_hardest.is_hidden()
+    assert only_hardest.evaluate("player => player.paused")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_has_contrast(page_path, opened, scheme):
     page = opened(page_path, scheme=scheme)
@@ -230,6 +246,26 @@ def test_nothing_is_wider_than_the_window(hostile_page, page_path, opened, width
         page = opened(path, width)
         page.evaluate(OPEN_DETAILS)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_classes_stay_beside_what_they_are_taken_for(hostile_page, opened):
+    page = opened(hostile_page, 360)
+    table = page.locator(".scroll:has(.sortable)")
+    table.evaluate("table => table.scrollTo(9999, 0)")
+    assert table.evaluate("table => table.scrollLeft") > 50
+    left = table.bounding_box()["x"]
+    for name in table.locator("th:first-child").all():
+        assert name.bounding_box()["x"] == pytest.approx(left, abs=2)
+        # nothing shines through
+        assert name.evaluate("name => getComputedStyle(name).backgroundColor") != "rgba(0, 0, 0, 0)"
+    others = table.locator("td.others").first.bounding_box()
+    assert others["x"] >= left + name.bounding_box()["width"] - 2
+
+
+def test_what_is_pressed_is_high_enough_for_a_finger(page_path, opened):
+    page = opened(page_path, 360)
+    for thing in page.locator("nav a, th button, fieldset label").all():
+        assert thing.bounding_box()["height"] >= 24, thing.inner_text()
 
 
 def test_hostile_names_do_nothing(hostile_page, opened):
