@@ -24,11 +24,13 @@ def main(run: Run) -> None:
     run.ensemble.require()
     if run.noisy_scores:
         run.noisy_scores.require()
+    said = "see"
     if run.is_pending(run.report):
         run.report.unseal()
         write_report(run)
         run.report.seal()
-    print(f"\nwrote {run.report.path('.html')} and {run.report.path('suspects.csv')}")
+        said = "wrote"
+    print(f"\n{said} {run.report.path('.html')} and {run.report.path('suspects.csv')}")
 
 
 def write_report(run: Run) -> None:

@@ -305,7 +305,10 @@ def test_stays_until_what_it_shows_changes(finished_run, tmp_path, run_stage, ca
     run_stage("report", *arguments)  # other tests may have stacked the run anew
     capsys.readouterr()
     run_stage("report", *arguments)
-    assert "report: done already" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "report: done already" in said
+    assert "wrote" not in said
+    assert f"see {tmp_path / 'out' / 'report.html'} and " in said
     (tmp_path / "out" / "models/v1mix/fold0.noisy.json").unlink()
     with pytest.raises(SystemExit, match="run predict first: no models/v1mix/fold0.noisy in"):
         run_stage("report", *arguments)
