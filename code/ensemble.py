@@ -97,7 +97,8 @@ def write_ensemble(run: Run, fnames: list[str], truth: np.ndarray, oof: dict) ->
         if scores and not ((scores["ensemble"] >= 0) & (scores["ensemble"] <= 1)).all():
             raise PipelineError("the stacker's scores are not in [0, 1]: no submission was written")
     write_scores(result.path("oof.csv"), fnames, classes, oof["ensemble"])
-    (run.root / "submission.csv").unlink(missing_ok=True)  # of an earlier test set, perhaps
+    for file in ("submission.csv", CALIBRATION):  # of earlier test clips and labels, perhaps
+        (run.root / file).unlink(missing_ok=True)
     if predicted:
         write_scores(result.path("submission.csv"), test.fnames, classes, predicted["ensemble"])
     tables = {
@@ -208,13 +209,15 @@ def score_table(run: Run, truth: np.ndarray, oof: dict, test: dict) -> pd.DataFr
 
 
 def class_table(run: Run, truth: np.ndarray, oof: dict, test: dict) -> pd.DataFrame:
-    """The ensemble's lwlrap of each class, and its number of labels."""
-    table = {"class": run.dataset.classes, "OOF labels": truth.sum(axis=0)}
-    table["OOF lwlrap"] = metrics.per_class_lwlrap(truth, oof["ensemble"])[0]
-    labels = run.dataset["test"].labels
+    """The ensemble's lwlrap of each class, NaN where it has no labels, and its number of labels."""
+    known, labels = {"OOF": (truth, oof["ensemble"])}, run.dataset["test"].labels
     if test and labels is not None:
-        table["test labels"] = labels.sum(axis=0)
-        table["test lwlrap"] = metrics.per_class_lwlrap(labels, test["ensemble"])[0]
+        known["test"] = labels, test["ensemble"]
+    table = {"class": run.dataset.classes}
+    for name, (labels, scores) in known.items():
+        lwlrap, weight = metrics.per_class_lwlrap(labels, scores)
+        table[f"{name} labels"] = labels.sum(axis=0)
+        table[f"{name} lwlrap"] = np.where(weight > 0, lwlrap, np.nan)
     return pd.DataFrame(table)
 
 

@@ -24,11 +24,13 @@ def main(run: Run) -> None:
     run.ensemble.require()
     if run.noisy_scores:
         run.noisy_scores.require()
+    said = "see"
     if run.is_pending(run.report):
         run.report.unseal()
         write_report(run)
         run.report.seal()
-    print(f"\nwrote {run.report.path('.html')} and {run.report.path('suspects.csv')}")
+        said = "wrote"
+    print(f"\n{said} {run.report.path('.html')} and {run.report.path('suspects.csv')}")
 
 
 def write_report(run: Run) -> None:
@@ -93,7 +95,9 @@ def score(run: Run) -> dict[str, Scored]:
 
 def class_table(run: Run, curated: Scored) -> pd.DataFrame:
     """per_class.csv, and what each class is taken for."""
-    table = pd.read_csv(run.ensemble.path("per_class.csv"), keep_default_na=False)
+    unknown = dict.fromkeys(("OOF lwlrap", "test lwlrap"), "")  # a class may be called "nan"
+    path = run.ensemble.path("per_class.csv")
+    table = pd.read_csv(path, keep_default_na=False, na_values=unknown)
     return table.assign(confusions=findings.confusions(curated, run.dataset.classes))
 
 

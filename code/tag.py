@@ -4,6 +4,7 @@ From Python: `from tag import Tagger`, then `Tagger("output").tag(waveform, samp
 """
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -129,13 +130,18 @@ def require_writable(option: str, path: Path, clips: list[str]) -> None:
         raise InputError(f"{option} {path} cannot be written")
 
 
-def label_files(path: Path, clips: list[str]) -> dict[str, Path]:
+def label_files(name: str, clips: list[str]) -> dict[str, Path]:
     """The label file of each clip: one holds the labels of one, so several need a folder.
+
+    name : of a file or a folder; one that ends with a slash is a folder's
 
     Raises
     ------
     InputError
     """
+    path = Path(name)
+    if name.endswith("/") and not path.is_dir():
+        raise InputError(f"--labels {name}: there is no such folder: make it first")
     if path.is_dir():
         files = {clip: path / f"{Path(clip).name}.txt" for clip in clips}
         names = [file.name for file in files.values()]
@@ -157,11 +163,13 @@ def label_files(path: Path, clips: list[str]) -> dict[str, Path]:
 
 
 def seconds(text: str) -> float:
-    """A hundredth of a second at least; argparse calls a faulty value by this function's name."""
-    value = float(text)
-    if not SHORTEST <= value <= LONGEST:
-        raise ValueError(text)
-    return value
+    """Of a window or a hop; argparse says what is wrong with others."""
+    with contextlib.suppress(ValueError):
+        if SHORTEST <= float(text) <= LONGEST:
+            return float(text)
+    raise argparse.ArgumentTypeError(
+        f"must be {SHORTEST:g} to {LONGEST:,.0f} seconds, not {text!r}"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -180,34 +188,43 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--labels",
-        type=Path,
         metavar="OUT.txt",
         help="write where tags are present for Audacity; of several files, into this folder",
     )
-    for name, default, what in (
-        ("window", 5.0, "length of the timeline's windows, for files of more than two"),
-        ("hop", 2.5, "from one window to the next"),
-    ):
-        parser.add_argument(
-            f"--{name}",
-            type=seconds,
-            default=default,
-            metavar="S",
-            help=f"{what}, in seconds (default: {default})",
-        )
+    parser.add_argument(
+        "--window",
+        type=seconds,
+        default=5.0,
+        metavar="S",
+        help="seconds of a window; files longer than two get a timeline of windows (default: 5)",
+    )
+    parser.add_argument(
+        "--hop",
+        type=seconds,
+        metavar="S",
+        help="seconds from one window to the next (default: half a window)",
+    )
     return parser
 
 
 def main() -> int:
     args = _parser().parse_args()
+    hop = args.hop or args.window / 2
+    if hop > args.window:
+        raise InputError(
+            f"--hop {hop:g} is longer than --window {args.window:g}: what lies between windows "
+            "would not be heard"
+        )
     files = find_files(args.files)
-    names = [name for name, _ in files]
+    clips = [name for name, fault in files if not fault]
     if args.csv:
-        require_writable("--csv", args.csv, names)
-    labels = label_files(args.labels, names) if args.labels else {}
+        require_writable("--csv", args.csv, clips)
+    labels = {} if args.labels is None else label_files(args.labels, clips)
+    if args.csv and os.path.realpath(args.csv) in map(os.path.realpath, labels.values()):
+        raise InputError(f"--csv and --labels would both write {args.csv}: name another file first")
     tagger, done = start(args), []
     try:
-        for tagged in tag_all(tagger, files, args.window, args.hop):
+        for tagged in tag_all(tagger, files, args.window, hop):
             done.append(tagged)
             if tagged.error:
                 print(f"error: {tagged.name}: {tagged.error}", file=sys.stderr)

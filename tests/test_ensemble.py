@@ -1,6 +1,8 @@
 """The stacker: its initial output, its constraint, and that it never sees what it is scored on."""
 
 import dataclasses
+import shutil
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -8,6 +10,7 @@ import pandas as pd
 import pytest
 
 import ensemble
+from clips.dataset import Dataset, Split
 from config import Config
 from solution import folds, metrics
 from solution.stacker import stack, stacker_input, train_stacker
@@ -155,6 +158,28 @@ def test_clips_of_the_fold_are_not_trained_on(data):
     for x, y in seen_by(inputs, truth, validated, stacker_epochs=3):
         assert not (x == 0.5).all(axis=(1, 2)).any()
         assert not y.all(axis=1).any()
+
+
+def test_classes_without_labels_have_no_lwlrap():
+    truth, scores = np.array([[1, 0, 0], [1, 1, 0]]), np.array([[0.9, 0.5, 0.1]] * 2)
+    test = Split(["a.wav", "b.wav"], [], np.array([[1, 0, 0], [0, 0, 1]]))
+    run = SimpleNamespace(dataset=Dataset(["Bark", "Meow", "Purr"], {"test": test}))
+    table = ensemble.class_table(run, truth, {"ensemble": scores}, {"ensemble": scores})
+    assert table["OOF labels"].tolist() == [2, 1, 0]
+    assert table["test labels"].tolist() == [1, 0, 1]
+    np.testing.assert_allclose(table["OOF lwlrap"], [1, 1, np.nan])
+    np.testing.assert_allclose(table["test lwlrap"], [1, np.nan, 1 / 3])
+
+
+def test_what_the_labels_of_test_clips_told_goes_with_them(finished_run, run_stage, tmp_path):
+    root, _, arguments, _ = finished_run
+    shutil.copytree(root, tmp_path / "run")
+    folders = ("--input", tmp_path / "run/input", "--output", tmp_path / "run/out")
+    assert (tmp_path / "run/out/calibration.csv").is_file()
+    (tmp_path / "run/input/test_post_competition.csv").unlink()
+    run_stage("ensemble", *folders, *arguments[4:])
+    assert (tmp_path / "run/out/submission.csv").is_file()
+    assert not (tmp_path / "run/out/calibration.csv").exists()
 
 
 def test_lifts_the_average_of_real_scores(needs_fsdkaggle2019):

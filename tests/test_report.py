@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -96,24 +97,30 @@ def opened(chromium):
 
 
 @pytest.fixture
-def hostile_page(finished_run, tmp_path):
-    """The page of the same run, had its classes and files other names."""
+def copied_run(finished_run, tmp_path):
+    """The same run in a folder that a test may change."""
     root, _, arguments, _ = finished_run
     shutil.copytree(root / "out", tmp_path / "out", symlinks=True)
-    run = run_of(*arguments[:2], "--output", tmp_path / "out", *arguments[4:])
+    return run_of(*arguments[:2], "--output", tmp_path / "out", *arguments[4:])
+
+
+@pytest.fixture
+def hostile_page(copied_run):
+    """The page of the same run, had its classes and files other names."""
+    run = copied_run
     known = report.score(run)
     names = {
         split: [f"{i} {HOSTILE[i % 3]}.wav" for i in range(len(scored.fnames))]
         for split, scored in known.items()
     }
     known = {split: dataclasses.replace(one, fnames=names[split]) for split, one in known.items()}
-    path = tmp_path / "out" / "per_class.csv"
+    path = run.root / "per_class.csv"
     pd.read_csv(path).assign(**{"class": HOSTILE}).to_csv(path, index=False)
     run = dataclasses.replace(run, dataset=dataclasses.replace(run.dataset, classes=[*HOSTILE]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "score", lambda run: known)
         report.write_report(run)
-    return tmp_path / "out" / "report.html"
+    return run.root / "report.html"
 
 
 # --- in a browser ---------------------------------------------------------------------------------
@@ -122,16 +129,22 @@ def hostile_page(finished_run, tmp_path):
 def test_opens_from_the_disk_with_all_plots_drawn(page_path, opened):
     page = opened(page_path)
     assert page.locator("h1").inner_text() == "What the networks learnt"
-    for name, lines in {
-        "loss": 5,
-        "lrap": 5,
-        "lwlrap": 5,
-        "learning_rate": 5,
-        "diagram": 3,
-    }.items():
+    lines = {"loss": 5, "lrap": 5, "lwlrap": 5, "learning_rate": 5, "diagram": 1}
+    for name, count in lines.items():
         drawn = page.locator(f"#{name} .scatterlayer path.js-line")
-        assert drawn.count() == lines, name
+        assert drawn.count() == count, name
         assert drawn.first.bounding_box()["width"] > 50
+
+
+def test_points_of_the_diagram_show_how_many_tags_they_stand_for(page_path, opened):
+    page = opened(page_path)
+    tags = page.locator("#reliability details tbody td:last-child").all_text_contents()
+    points = page.locator("#diagram .scatterlayer .point")
+    widths = [point.bounding_box()["width"] for point in points.all()]
+    assert len(widths) == len(tags) > 3
+    order = np.argsort([int(count.replace(",", "")) for count in tags])
+    assert np.ptp(widths) > 1
+    assert (np.diff(np.array(widths)[order]) > -0.1).all()
 
 
 def test_a_player_plays_and_only_one(page_path, opened):
@@ -168,6 +181,21 @@ def test_headings_sort(page_path, opened, how):
     assert page.locator(".sortable [aria-sort]").count() == 1
 
 
+def test_a_class_without_test_labels_is_not_shown_as_the_worst(copied_run, opened):
+    """A dash without a bar, which sorts last both ways; its name is no missing value."""
+    path = copied_run.root / "per_class.csv"
+    table = pd.read_csv(path).assign(**{"class": ["nan", "b", "c"], "test lwlrap": [None, 0.9, 1]})
+    table.to_csv(path, index=False)
+    report.write_report(copied_run)
+    page = opened(copied_run.root / "report.html")
+    cell = page.locator(".sortable tbody tr", has_text="nan").locator("td").nth(2)
+    assert (cell.inner_text(), cell.get_attribute("data-value")) == ("–", "")
+    assert cell.evaluate("cell => getComputedStyle(cell).backgroundImage") == "none"
+    for expected in (["b", "c", "nan"], ["c", "b", "nan"]):
+        page.locator(".sortable button", has_text="test lwlrap").click()
+        assert page.locator(".sortable tbody th").all_inner_texts() == expected
+
+
 def test_a_group_of_clips_can_be_chosen_by_keyboard(page_path, opened):
     page = opened(page_path)
     page.locator("input[name=group]").first.focus()
@@ -175,6 +203,15 @@ def test_a_group_of_clips_can_be_chosen_by_keyboard(page_path, opened):
     chosen = page.locator("label:has(input:checked)").inner_text()
     shown = page.locator(".clip:visible").count()
     assert shown == int(re.search(r"\((\d+)\)", chosen)[1]) < page.locator(".clip").count()
+
+
+def test_a_sound_that_is_hidden_is_paused(page_path, opened):
+    page = opened(page_path)
+    only_hardest = page.locator(".clip[data-groups='hardest'] audio").first
+    only_hardest.evaluate("player => { player.loop = true; return player.play(); }")
+    page.locator("input[value=surest]").check()
+    assert only_hardest.is_hidden()
+    assert only_hardest.evaluate("player => player.paused")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -209,6 +246,26 @@ def test_nothing_is_wider_than_the_window(hostile_page, page_path, opened, width
         page = opened(path, width)
         page.evaluate(OPEN_DETAILS)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_classes_stay_beside_what_they_are_taken_for(hostile_page, opened):
+    page = opened(hostile_page, 360)
+    table = page.locator(".scroll:has(.sortable)")
+    table.evaluate("table => table.scrollTo(9999, 0)")
+    assert table.evaluate("table => table.scrollLeft") > 50
+    left = table.bounding_box()["x"]
+    for name in table.locator("th:first-child").all():
+        assert name.bounding_box()["x"] == pytest.approx(left, abs=2)
+        # nothing shines through
+        assert name.evaluate("name => getComputedStyle(name).backgroundColor") != "rgba(0, 0, 0, 0)"
+    others = table.locator("td.others").first.bounding_box()
+    assert others["x"] >= left + name.bounding_box()["width"] - 2
+
+
+def test_what_is_pressed_is_high_enough_for_a_finger(page_path, opened):
+    page = opened(page_path, 360)
+    for thing in page.locator("nav a, th button, fieldset label").all():
+        assert thing.bounding_box()["height"] >= 24, thing.inner_text()
 
 
 def test_hostile_names_do_nothing(hostile_page, opened):
@@ -248,7 +305,10 @@ def test_stays_until_what_it_shows_changes(finished_run, tmp_path, run_stage, ca
     run_stage("report", *arguments)  # other tests may have stacked the run anew
     capsys.readouterr()
     run_stage("report", *arguments)
-    assert "report: done already" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "report: done already" in said
+    assert "wrote" not in said
+    assert f"see {tmp_path / 'out' / 'report.html'} and " in said
     (tmp_path / "out" / "models/v1mix/fold0.noisy.json").unlink()
     with pytest.raises(SystemExit, match="run predict first: no models/v1mix/fold0.noisy in"):
         run_stage("report", *arguments)

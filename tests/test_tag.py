@@ -23,7 +23,7 @@ from fast import precision
 from messages import InputError
 from tag import Tagger
 from trained import ensemble
-from trained.tagged import Tagged, write_csv, write_labels
+from trained.tagged import Tagged, as_text, write_csv, write_labels
 
 tag = importlib.import_module("tag")
 
@@ -229,7 +229,7 @@ class TestTagger:
             Tagger(root / "out", folds=range(7, 8))
         with pytest.raises(Exception, match="no fold was named: None stands for all"):
             Tagger(root / "out", folds=[])
-        with pytest.raises(Exception, match=r"no trained ensemble in .*trained.json is not there"):
+        with pytest.raises(Exception, match=r"no trained ensemble in .*stage ensemble writes that"):
             Tagger(tmp_path)
         (tmp_path / "trained.json").write_text('{"classes": 3')
         with pytest.raises(Exception, match="damaged, or of another version"):
@@ -356,6 +356,7 @@ class TestCommandLine:
         options = ("--window", "0.25", "--hop", "0.125")
         _, out, _ = run_tag(tmp_path / "long.wav", *options)
         lines = re.findall(r"^  \d:\d\d\.\d - \d:\d\d\.\d  \S+ [<> ]*\d+ %$", out, re.M)
+        assert out.count(f"  all of it, in windows of 0.25 s:\n{lines[0]}\n") == 1
         _, out, _ = run_tag(
             tmp_path / "long.wav", clip(root, 0), *options, "--json", "--csv", tmp_path / "o.csv"
         )
@@ -420,7 +421,20 @@ class TestCommandLine:
             run_tag(*both, "--labels", tmp_path)
         with pytest.raises(InputError, match="--labels .* cannot be written"):
             run_tag(both[0], "--labels", tmp_path / "none" / "a.txt")
+        with pytest.raises(InputError, match="new/: there is no such folder: make it first"):
+            run_tag(both[0], "--labels", f"{tmp_path}/new/")
+        with pytest.raises(InputError, match="--csv and --labels would both write .*/a.txt"):
+            run_tag(both[0], "--labels", tmp_path / "a.txt", "--csv", tmp_path / "other/../a.txt")
         assert not list(tmp_path.rglob("*.txt"))
+        assert not (tmp_path / "new").exists()
+
+    def test_labels_of_one_clip_are_written_beside_what_is_no_audio(self, run_tag, root, tmp_path):
+        shutil.copy(clip(root, 0), tmp_path / "a.wav")
+        (tmp_path / "notes.md").write_text("no audio")
+        (tmp_path / "a.txt").write_text("labels of before")
+        status, _, err = run_tag(tmp_path, "--labels", tmp_path / "a.txt")
+        assert (status, "notes.md: is no audio" in err) == (1, True)
+        assert (tmp_path / "a.txt").read_text() != "labels of before"
 
     def test_line_breaks_and_tabs_in_tags_stay_out_of_labels(self, tmp_path):
         write_labels(tmp_path / "a.txt", [(0.0, 1.25, "a\tb\n c", 0.9), (1.25, 2, "für", 0.8)])
@@ -491,11 +505,36 @@ class TestCommandLine:
         assert done.stderr.count(b"\n") == 1  # how long it took to start
         assert table(tmp_path / "o.csv").index.tolist() == [str(one) for one in clips]
 
-    @pytest.mark.parametrize("options", [("--top", "0"), ("--top", "-1"), ("--window", "1e-9")])
-    def test_numbers_that_make_no_sense_are_refused(self, run_tag, options, capsys):
+    @pytest.mark.parametrize(
+        ("option", "value", "allowed"),
+        [
+            *(
+                ("--top", value, "a whole number of at least 1")
+                for value in ("0", "-1", "x", "1.5")
+            ),
+            *(("--window", value, "0.01 to 1,000,000 seconds") for value in ("0", "1e-9", "nan")),
+        ],
+    )
+    def test_numbers_that_make_no_sense_are_refused(self, run_tag, option, value, allowed, capsys):
         with pytest.raises(SystemExit):
-            run_tag("a.wav", *options)
-        assert f"argument {options[0]}: invalid" in capsys.readouterr().err
+            run_tag("a.wav", option, value)
+        said = capsys.readouterr().err
+        assert f"argument {option}: must be {allowed}, not '{value}'" in said
+
+    def test_windows_leave_nothing_out(self, run_tag, root, tmp_path):
+        with pytest.raises(InputError, match="--hop 6 is longer than --window 5: what lies"):
+            run_tag(clip(root, 0), "--hop", "6")
+        joined = np.concatenate([waveform(root, number) for number in (0, 1, 4)])
+        sf.write(tmp_path / "long.wav", joined, RATE)
+        _, out, _ = run_tag(tmp_path / "long.wav", "--window", "0.5", "--json")
+        starts = [window["start"] for window in json.loads(out)[0]["windows"]]
+        assert starts[:3] == [0, 0.25, 0.5]
+
+    def test_a_timeline_without_tags_says_so(self):
+        windows = [(0.0, 5.0, [0.1]), (2.5, 7.5, [0.2])]
+        said = as_text(stub([0.5]), Tagged("a.wav", "", 12.0, np.array([0.9]), windows), top=1)
+        heading = "  all of it, in windows of 5 s: no tag is present"
+        assert said.splitlines() == ["a.wav  (12.0 s)", "  A    90 %  present", heading]
 
     def test_mistakes_are_answered_at_once(self):
         """Without TensorFlow, which takes seconds to import."""
@@ -511,4 +550,4 @@ class TestCommandLine:
             text=True,
         )
         assert done.stdout.split() == ["2", "False"], done.stderr
-        assert "argument --hop: invalid seconds value: '0'" in done.stderr
+        assert "argument --hop: must be 0.01 to 1,000,000 seconds, not '0'" in done.stderr

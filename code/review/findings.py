@@ -99,16 +99,18 @@ def remarkable(
 
     def add(split: str, clip: int, group: str, why: str) -> None:
         if (split, clip) in found or len(found) < MOST_CLIPS:
-            found.setdefault((split, clip), Remarkable(split, clip)).why.setdefault(group, why)
+            said = found.setdefault((split, clip), Remarkable(split, clip)).why
+            said[group] = f"{said[group]}; {why}" if group in said else why
 
     truth, probabilities = curated.truth > 0, curated.probabilities
     wrong = np.where(truth, -1, probabilities)
-    surest = np.where(wrong.argmax(axis=1) == curated.scores.argmax(axis=1), wrong.max(axis=1), -1)
+    surest = np.where(wrong.argmax(axis=1) == probabilities.argmax(axis=1), wrong.max(axis=1), -1)
     for clip in np.argsort(-surest, kind="stable")[:MOST_OF_A_GROUP]:
         if surest[clip] >= 0:
             says = f"{classes[wrong[clip].argmax()]} {percent(surest[clip])}"
             add("curated", int(clip), "surest", f"{says}, which is not among its labels")
-    for suspect in doubted.groupby("split").head(MOST_OF_A_GROUP).itertuples():
+    clips = doubted[["split", "row"]].drop_duplicates().groupby("split").head(MOST_OF_A_GROUP)
+    for suspect in doubted.merge(clips).itertuples():
         add(suspect.split, suspect.row, suspect.split, suspect.why)
     for label in worst:
         clips = np.flatnonzero(truth[:, label])

@@ -44,7 +44,7 @@ def learning_curves(histories: dict[tuple[str, str], pd.DataFrame]) -> dict[str,
 
 
 def reliability_diagram(tables: dict[str, pd.DataFrame]) -> dict:
-    """How often what has a probability is there, beside the diagonal; a line for each table."""
+    """How often what has a probability is there, beside the diagonal; points for each table."""
     diagonal = go.Scatter(x=[0, 1], y=[0, 1], mode="lines", name="as it should be")
     figure = go.Figure(diagonal.update(line={"dash": "dot", "color": "#7f7f7f"}, hoverinfo="skip"))
     for (name, table), colour in zip(tables.items(), COLOURS, strict=False):
@@ -52,8 +52,9 @@ def reliability_diagram(tables: dict[str, pd.DataFrame]) -> dict:
             x=table["probability"],
             y=table["share"],
             name=name,
-            line_color=colour,
-            marker_size=4 + 3 * np.log10(table["count"]),
+            mode="markers",  # no line: it would join bins of one tag and of thousands alike
+            marker_color=colour,
+            marker_size=5 + 4 * np.log10(table["count"]),
             customdata=table["count"],
             hovertemplate="said %{x:.0%}, there %{y:.0%} of %{customdata:,}",
         )

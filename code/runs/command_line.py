@@ -128,10 +128,11 @@ def names(text: str) -> list[str]:
 
 
 def number(text: str) -> int:
-    """One at least."""
-    if int(text) < 1:
-        raise ValueError(text)
-    return int(text)
+    """One at least; argparse says what is wrong with others."""
+    with contextlib.suppress(ValueError):
+        if int(text) >= 1:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
 
 
 def numbers(text: str) -> list[int]:

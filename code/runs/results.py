@@ -22,8 +22,8 @@ REVISIONS = {
     "pretrain": 5,
     "train": 5,
     "predict": 3,
-    "ensemble": 8,
-    "report": 1,
+    "ensemble": 9,
+    "report": 2,
     "search": 1,
 }
 MARK = "#"  # begins every fingerprint

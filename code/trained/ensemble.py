@@ -129,7 +129,7 @@ def read(folder: Path) -> Ensemble:
     if not path.is_file():
         raise MissingResult(
             f"no trained ensemble in {folder}: {path.name} is not there. `sh run.sh` trains one; "
-            "its last stage, ensemble, writes that file."
+            "its stage ensemble writes that file."
         )
     try:
         values = json.loads(path.read_text())

@@ -46,14 +46,20 @@ def segments(tagger, tagged: Tagged) -> list:
 
 
 def as_text(tagger, tagged: Tagged, top: int) -> str:
-    """The best tags, and whether they are present; of a timeline, a line for each segment."""
+    """The best tags, and whether they are present; of a timeline, a line for each segment.
+
+    The tags are those of three crops, as of test clips; only the timeline is of the whole file.
+    """
     lines = [f"{tagged.name}  ({tagged.seconds:.1f} s)"]
     width = max(map(len, tagger.classes))
     for tag, values in best(tagger, tagged.scores, top).items():
         mark = "present" if values["present"] else ""
         lines.append(f"  {tag:{width}}  {percent(values['probability']):>6}  {mark}".rstrip())
     if tagged.windows:
-        for start, end, tag, probability in segments(tagger, tagged):
+        (start, end, _), found = tagged.windows[0], segments(tagger, tagged)
+        heading = f"  all of it, in windows of {round(end - start, 2):g} s:"
+        lines.append(heading if found else f"{heading} no tag is present")
+        for start, end, tag, probability in found:
             lines.append(f"  {clock(start)} - {clock(end)}  {tag} {percent(probability)}")
     return "\n".join(lines)
 

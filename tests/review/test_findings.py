@@ -11,10 +11,11 @@ from review.findings import Scored
 CLASSES = ["Bark", "Meow", "Purr"]
 
 
-def scored(truth, probabilities, split="curated"):
+def scored(truth, probabilities, split="curated", scores=None):
     truth, probabilities = np.array(truth), np.array(probabilities, float)
     fnames = [f"{split}{i}.wav" for i in range(len(truth))]
-    return Scored(split, fnames, np.arange(len(truth)), truth, probabilities, probabilities)
+    scores = probabilities if scores is None else scores
+    return Scored(split, fnames, np.arange(len(truth)), truth, scores, probabilities)
 
 
 @pytest.fixture
@@ -99,3 +100,28 @@ def test_the_surest_and_wrong_comes_first_and_the_hardest_of_each_class_is_there
     assert (found[0].row, found[0].why["surest"]) == (6, "Meow 99 %, which is not among its labels")
     assert set(found[0].why) == {"surest", "curated", "hardest"}  # each clip once
     assert [one.row for one in found] == [6, 1, 2]
+
+
+def test_the_surest_is_what_has_the_highest_probability(clips):
+    """Whatever the scores: probabilities, which take the class into account, are what is shown."""
+    truth, probabilities = clips
+    known = scored(
+        [*truth, [1, 0, 0], [1, 0, 0]],
+        [*probabilities, [0.9, 0.4, 0], [0.4, 0.9, 0]],
+        scores=np.array([*probabilities, [0.1, 0.2, 0], [0.2, 0.1, 0]]),
+    )
+    found = findings.remarkable(known, findings.suspects([], CLASSES), CLASSES, np.arange(3))
+    assert [one.row for one in found if "surest" in one.why] == [7]
+
+
+def test_all_doubted_labels_of_a_clip_are_shown_though_others_are_doubted_more(clips):
+    truth, probabilities = clips
+    truth = [*truth, [1, 1, 0], *[[1, 0, 0]] * 20]
+    probabilities = [*probabilities, [0.01, 0.3, 0.97], *[[0.05, 0, 0.97]] * 20]
+    known = scored(truth, probabilities)
+    found = findings.remarkable(known, findings.suspects([known], CLASSES), CLASSES, np.arange(3))
+    (said,) = (one.why["curated"] for one in found if one.row == 6)
+    assert (
+        said == "sounds like Purr (97 %), not Bark (1 %); sounds like Purr (97 %), not Meow (30 %)"
+    )
+    assert sum("curated" in one.why for one in found) == findings.MOST_OF_A_GROUP
