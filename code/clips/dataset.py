@@ -156,13 +156,14 @@ def _test_split(root, table, submission, classes, source, warnings) -> Split:
         raise_if(odd, places(root, "test"), "file names that are not UTF-8: rename them")
         return Split(fnames, [clips[fname] for fname in fnames], labels=None)
     fnames, files = locate(root, "test", listed)
+    if not len(table):
+        return Split(fnames, files, labels=None)
     clips = Clips(root, "test")
     rows = {tuple(clips.find(fname)): i for i, fname in enumerate(table["fname"])}
     order = [rows.get((file,), -1) for file in files]
     if min(order) < 0:  # the labels of some clips only cannot score a submission
-        if len(table):
-            n, name = order.count(-1), table.attrs["path"].name
-            warnings.append(f"{name} lacks {n} of {len(files)} test clips: labels are left out")
+        n, name = order.count(-1), table.attrs["path"].name
+        warnings.append(f"{name} lacks {n} of {len(files)} test clips: labels are left out")
         return Split(fnames, files, labels=None)
     labels = multi_hot(table, classes, source)[order]
     usage = table["usage"].to_numpy(str)[order] if "usage" in table else None
