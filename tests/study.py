@@ -52,6 +52,10 @@ COMMON = {
     **{name: config.PROFILES["demo"].overrides[name] for name in WIDTHS},
     "frontend": "logmel",
 }
+LONGER = {
+    "pretraining": {"epochs": 24, "milestones": [18, 20, 22], "keep_from": 20},
+    "training": {"epochs": 40, "milestones": [32, 35, 38]},
+}
 VARIANTS = {
     BASE: {},
     # What the authors say gains.
@@ -83,6 +87,8 @@ VARIANTS = {
         "pretraining": {"milestones": [9, 10, 11]},
         "training": {"milestones": [16, 18, 19]},
     },
+    "longer": LONGER,
+    "longer with Lq": {**LONGER, "pretraining": {**LONGER["pretraining"], "loss_q": 0.5}},
     "wider": {"block_filters": [16, 48, 96, 192], "gru_units": 64},
 }
 
