@@ -2,7 +2,6 @@
 # Sets up what is needed, then runs the six stages, one of them, or the tests. `sh run.sh --help`.
 # POSIX sh on purpose: it has to run wherever Python does.
 set -eu
-
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 
 show_help() {
@@ -31,6 +30,7 @@ Options, for instance `sh run.sh train --experiments v1mix --folds 0,1`:
   --output DIR         everything that is made goes here (default: output/ beside this script)
   --profile NAME       published   every setting as published: one GPU, days
                        small       narrower networks for real data on a CPU
+                       best        the same, trained twice as long: better, not as published
                        demo        minutes; the default for the synthetic dataset
   --settings FILE      JSON of settings that differ from the profile's, such as search writes
   --experiments A,B    only these experiments, by name, such as v1mix,max3exam

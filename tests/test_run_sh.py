@@ -200,7 +200,8 @@ def test_every_shell_at_hand_runs_the_whole_pipeline(project, shell):
 def test_help_names_every_stage_and_option_and_installs_nothing(project):
     done = project.run("--help")
     assert done.returncode == 0
-    for word in STAGES + OPTIONS + ("search", "published", "small", "demo", "test", "PYTHON="):
+    profiles = ("published", "small", "best", "demo")
+    for word in (*STAGES, *OPTIONS, *profiles, "search", "test", "PYTHON="):
         assert word in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
     assert project.run("train", "-h").stdout == done.stdout
