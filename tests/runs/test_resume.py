@@ -71,7 +71,7 @@ def test_going_on_gives_what_an_uninterrupted_training_gives(
 
 
 def test_one_that_was_over_when_it_was_killed_trains_no_more(make_training, checkpoint):
-    over = Schedule(4, milestones=(1,), mixup_prob=0, stop_from=1, patience=-1)
+    over = Schedule(4, milestones=(1,), mixup_prob=0, stop_from=1, patience=0)
     first = make_training(over)
     first.fit(SavedState(first, checkpoint))
     resumed = make_training(over)
