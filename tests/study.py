@@ -183,14 +183,17 @@ def differences(scores: pd.DataFrame, names: list[str], base: str = BASE) -> pd.
     table, rows = scores.pivot(index="seed", columns="variant"), {}
     for name in names:
         both = table.loc[table["oof"][[name, base]].notna().all(axis=1)]
-        rows[name] = {"pairs": len(both), "minutes": f"{both['minutes'][name].mean():.1f}"}
+        rows[name] = {"pairs": len(both)}
         for part in ("oof", "test"):
             by_seed = both[part][name] - both[part][base]
-            half = stats.t.ppf(0.975, len(both) - 1) * by_seed.sem()
+            difference = f"{by_seed.mean():+.4f}"
+            if name == base:
+                difference = ""
+            elif len(both) > 1:
+                half = stats.t.ppf(0.975, len(both) - 1) * by_seed.sem()
+                difference += f" ± {half:.4f}" + " (noise)" * (abs(by_seed.mean()) <= half)
             rows[name][part] = f"{both[part][name].mean():.4f}"
-            rows[name][f"{part}, difference"] = f"{by_seed.mean():+.4f} ± {half:.4f}"
-            if not abs(by_seed.mean()) > half:
-                rows[name][f"{part}, difference"] += " (noise)"
+            rows[name][f"{part}, difference"] = difference
     return pd.DataFrame(rows).T
 
 
