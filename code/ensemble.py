@@ -210,9 +210,9 @@ def score_table(run: Run, truth: np.ndarray, oof: dict, test: dict) -> pd.DataFr
 
 def class_table(run: Run, truth: np.ndarray, oof: dict, test: dict) -> pd.DataFrame:
     """The ensemble's lwlrap of each class, NaN where it has no labels, and its number of labels."""
-    known, labels = {"OOF": (truth, oof["ensemble"])}, run.dataset["test"].labels
-    if test and labels is not None:
-        known["test"] = labels, test["ensemble"]
+    known, of_test = {"OOF": (truth, oof["ensemble"])}, run.dataset["test"].labels
+    if test and of_test is not None:
+        known["test"] = of_test, test["ensemble"]
     table = {"class": run.dataset.classes}
     for name, (labels, scores) in known.items():
         lwlrap, weight = metrics.per_class_lwlrap(labels, scores)

@@ -11,7 +11,9 @@ compares the ensemble and the average of two experiments in all folds with the b
 """
 
 import argparse
+import dataclasses
 import importlib
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -34,7 +36,7 @@ from storage import read_scores, written_whole
 
 BASE, WITHOUT_NOISY = "as it is", "no pretraining"
 MEMBER, COMBINED = "best member", ("average", "ensemble")
-COLUMNS = ("seed", "variant", "oof", "test", "minutes")
+COLUMNS = ("seed", "variant", "oof", "test")
 WIDTHS = ("stem_filters", "block_filters", "gru_units", "crop_samples")
 TOGETHER = "ensemble"
 STAGES = ("preprocess", "pretrain", "train", "predict", "ensemble")
@@ -52,9 +54,9 @@ COMMON = {
     **{name: config.PROFILES["demo"].overrides[name] for name in WIDTHS},
     "frontend": "logmel",
 }
-LONGER = {
-    "pretraining": {"epochs": 24, "milestones": [18, 20, 22], "keep_from": 20},
-    "training": {"epochs": 40, "milestones": [32, 35, 38]},
+LONGER = {  # as the profile `best` has it
+    name: dataclasses.asdict(config.PROFILES["best"].overrides[name])
+    for name in ("pretraining", "training")
 }
 VARIANTS = {
     BASE: {},
@@ -102,32 +104,38 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help="table of scores to go on with")
     args = parser.parse_args()
     chosen, table = args.only.split(","), args.rows or args.output / "rows.csv"
-    together = chosen == [TOGETHER]
-    base, names = (MEMBER, [MEMBER, *COMBINED]) if together else (BASE, [BASE, *chosen])
-    names, data = list(dict.fromkeys(names)), dataset.load(args.input)
+    if unknown := {*chosen} - {*VARIANTS, TOGETHER}:
+        parser.error(f"there is no variant {', '.join(sorted(unknown))}")
+    runs = chosen if chosen == [TOGETHER] else list(dict.fromkeys([BASE, *chosen]))
+    data = dataset.load(args.input)
     args.output.mkdir(parents=True, exist_ok=True)
-    for seed in map(int, args.seeds.split(",")):
-        for name in names:
-            rows = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=COLUMNS)
-            if ((rows["seed"] == seed) & (rows["variant"] == name)).any():
-                continue
-            output = args.output / f"{TOGETHER if together else name.replace(' ', '-')}-{seed}"
-            root = args.input
-            if name == WITHOUT_NOISY:
-                root = without_noisy(args.input, args.output / "input")
-            options = ["--input", root, "--output", output, "--profile", "small"]
-            if not together:
-                options += ["--folds", (seed - 1) % N_FOLDS, "--experiments", "v1mix"]
-            settings = {**COMMON, **VARIANTS.get(name, {}), "seed": seed}
-            # In a process of its own, as Keras keeps the memory of every network.
-            processes.apart(
-                run_stages, output, settings, options, STAGES if together else STAGES[:-1]
-            )
-            found = combined(output)[name] if together else scores_of(output, data)
-            rows.loc[len(rows)] = {"seed": seed, "variant": name, **found}
-            with written_whole(table) as part:
-                rows.round(4).to_csv(part, index=False)
-    print("\n" + as_markdown(differences(pd.read_csv(table), names, base)))
+    for seed, run in itertools.product(map(int, args.seeds.split(",")), runs):
+        rows = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=COLUMNS)
+        if set(variants_of(run)) <= set(rows["variant"][rows["seed"] == seed]):
+            continue
+        output = args.output / f"{run.replace(' ', '-')}-{seed}"
+        root = args.input
+        if run == WITHOUT_NOISY:
+            root = without_noisy(args.input, args.output / "input")
+        options, stages = ["--input", root, "--output", output, "--profile", "small"], STAGES
+        if run != TOGETHER:
+            options += ["--folds", (seed - 1) % N_FOLDS, "--experiments", "v1mix"]
+            stages = STAGES[:-1]
+        settings = {**COMMON, **VARIANTS.get(run, {}), "seed": seed}
+        # In a process of its own, as Keras keeps the memory of every network.
+        processes.apart(run_stages, output, settings, options, stages)
+        found = combined(output) if run == TOGETHER else {run: scores_of(output, data)}
+        for variant in variants_of(run):
+            rows.loc[len(rows)] = {"seed": seed, "variant": variant, **found[variant]}
+        with written_whole(table) as part:
+            rows.round(4).to_csv(part, index=False)
+    scores, shown = pd.read_csv(table), [variant for run in runs for variant in variants_of(run)]
+    print("", *tables(scores[scores["variant"].isin(shown)]), sep="\n")
+
+
+def variants_of(run: str) -> tuple[str, ...]:
+    """The rows that one run gives."""
+    return (MEMBER, *COMBINED) if run == TOGETHER else (run,)
 
 
 def run_stages(output: Path, settings: dict, options: list, stages: tuple = STAGES) -> None:
@@ -154,14 +162,12 @@ def without_noisy(root: Path, folder: Path) -> Path:
 
 
 def scores_of(output: Path, data: dataset.Dataset) -> dict[str, float]:
-    """lwlrap out of fold and of the test clips, and minutes of training."""
+    """lwlrap out of fold and of the test clips."""
     found, folder = {}, output / "predictions" / "v1mix"
     for part, split in (("oof", "curated"), ("test", "test")):
         table = read_scores(folder / f"{part}.csv")
         rows = pd.Index(data[split].fnames).get_indexer(table.index)
         found[part] = metrics.lwlrap(data[split].labels[rows], table.to_numpy())
-    histories = (output / "models" / "v1mix").glob("*.history.csv")
-    found["minutes"] = sum(pd.read_csv(path)["seconds"].sum() for path in histories) / 60
     return found
 
 
@@ -173,8 +179,7 @@ def combined(output: Path) -> dict[str, dict[str, float]]:
     table.loc["ensemble", "oof"] = table.loc[ensemble.HELD_OUT, "oof"]
     members = table[table["minutes"].notna()]
     table.loc[MEMBER] = members.loc[members["oof"].idxmax()]
-    table["minutes"] = table["minutes"].fillna(members["minutes"].sum())
-    return table[["oof", "test", "minutes"]].T.to_dict()
+    return table[["oof", "test"]].T.to_dict()
 
 
 def differences(scores: pd.DataFrame, names: list[str], base: str = BASE) -> pd.DataFrame:
@@ -195,6 +200,16 @@ def differences(scores: pd.DataFrame, names: list[str], base: str = BASE) -> pd.
             rows[name][part] = f"{both[part][name].mean():.4f}"
             rows[name][f"{part}, difference"] = difference
     return pd.DataFrame(rows).T
+
+
+def tables(scores: pd.DataFrame) -> list[str]:
+    """The differences of variants from the base, and of what is combined from the best member."""
+    shown = []
+    for base, others in ((BASE, VARIANTS), (MEMBER, COMBINED)):
+        names = [name for name in dict.fromkeys((base, *others)) if name in set(scores["variant"])]
+        if names:
+            shown.append(as_markdown(differences(scores, names, base)))
+    return shown
 
 
 def as_markdown(table: pd.DataFrame) -> str:

@@ -41,11 +41,8 @@ def test_differences_are_paired_by_seed_and_noise_is_called_so():
 )
 def test_the_tables_of_the_readme_are_those_of_the_rows(rows):
     scores, readme = pd.read_csv(rows), (HERE / "README.md").read_text()
-    for base, others in ((study.BASE, study.VARIANTS), (study.MEMBER, study.COMBINED)):
-        names = [name for name in (base, *others) if name in set(scores["variant"])]
-        if names:
-            table = study.differences(scores, [*dict.fromkeys(names)], base)
-            assert study.as_markdown(table) in readme
+    for table in study.tables(scores):
+        assert table in readme
 
 
 def test_official_folds_are_each_the_test_set_of_the_others(make_clips, tmp_path):

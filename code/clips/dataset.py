@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clips.files import CLIP_FOLDERS, ClipFile, Clips, locate, places, walk
+from clips.files import CLIP_FOLDERS, ClipFile, Clips, locate, walk
 from clips.names import nearest, same, shown
 from clips.tables import TABLES, find, multi_hot, read_labels, read_table
 from messages import InputError, first_few, raise_if
@@ -87,7 +87,9 @@ def load(root: Path) -> Dataset:
 
     splits, curated = {}, set()
     for name in ("curated", "noisy"):
-        fnames, files = locate(root, name, tables[name], curated)
+        fnames, files = [], []
+        if len(tables[name]):
+            fnames, files = locate(Clips(root, name), tables[name], curated)
         labels, groups = multi_hot(tables[name], classes, source), _groups(tables[name])
         splits[name] = Split(fnames, files, labels, groups=groups)
         curated.update(files)
@@ -147,18 +149,18 @@ def _groups(table: pd.DataFrame) -> np.ndarray | None:
 def _test_split(root, table, submission, classes, source, warnings) -> Split:
     """Rows and order of the sample submission; else of the test table; else of the folder."""
     listed = table if submission is None or not len(submission) else submission
+    clips = Clips(root, "test")
     if not len(listed):
-        clips, others = Clips(root, "test").listed()
+        found, others = clips.listed()
         if others:
             warnings.append(f"{len(others)} test files are no audio: {first_few(others)}")
-        fnames = sorted(clips)
+        fnames = sorted(found)
         odd = [repr(fname) for fname in fnames if fname.encode(errors="ignore").decode() != fname]
-        raise_if(odd, places(root, "test"), "file names that are not UTF-8: rename them")
-        return Split(fnames, [clips[fname] for fname in fnames], labels=None)
-    fnames, files = locate(root, "test", listed)
+        raise_if(odd, clips.places, "file names that are not UTF-8: rename them")
+        return Split(fnames, [found[fname] for fname in fnames], labels=None)
+    fnames, files = locate(clips, listed)
     if not len(table):
         return Split(fnames, files, labels=None)
-    clips = Clips(root, "test")
     rows = {tuple(clips.find(fname)): i for i, fname in enumerate(table["fname"])}
     order = [rows.get((file,), -1) for file in files]
     if min(order) < 0:  # the labels of some clips only cannot score a submission
@@ -197,7 +199,7 @@ def find_test(root: Path, classes: list[str]) -> tuple[Split, list[str]]:
             clips = Clips(folder, "test", skip_damaged=True)
             found = [clips.find(fname) for fname in table["fname"]]
             if not any(found):
-                raise InputError(f"none of the test clips is in {places(folder, 'test')}")
+                raise InputError(f"none of the test clips is in {clips.places}")
         except InputError as error:  # another competition's, perhaps
             others.append(str(error))
             continue

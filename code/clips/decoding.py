@@ -110,10 +110,9 @@ def _decode(sound: sf.SoundFile) -> tuple[int, np.ndarray]:
 
 def _decode_with_ffmpeg(file: str | BinaryIO, fault: str) -> tuple[int, np.ndarray]:
     """The first sound in a file, as `_decode`; `fault` is why libsndfile does not read it."""
-    rate, waveform = None, [np.empty(0, np.float32)]
-    for rate, block in _ffmpeg_blocks(file, fault):  # noqa: B007
-        waveform.append(block)
-    return rate, np.concatenate(waveform)
+    blocks = [*_ffmpeg_blocks(file, fault)]
+    rate = blocks[0][0] if blocks else None
+    return rate, np.concatenate([np.empty(0, np.float32), *(block for _, block in blocks)])
 
 
 def _ffmpeg_blocks(file: str | BinaryIO, fault: str) -> Iterator[tuple[int, np.ndarray]]:

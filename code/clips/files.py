@@ -113,8 +113,9 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
         deep, kept = len(Path(folder).relative_to(root).parts) >= DEEPEST, []
         for name in sorted(subfolders):
             path = Path(folder, name)
-            if not (deep or is_hidden(name) or (path.is_symlink() and path.resolve() in seen)):
-                seen.add(path.resolve())
+            real = path.resolve()
+            if not (deep or is_hidden(name) or (path.is_symlink() and real in seen)):
+                seen.add(real)
                 kept.append(name)
         subfolders[:] = kept
         yield Path(folder), names
@@ -145,10 +146,16 @@ def files_in(container: Path) -> Iterator[tuple[str, str]]:
 class Clips:
     """Every file of a split's folders and archives, by its path there: InputError if one cannot be
     read; with `skip_damaged` it counts as absent. Of an archive and its folder the folder counts.
+
+    Attributes
+    ----------
+    paths : of each ClipFile its path
+    places : the folders and archives in words
     """
 
     def __init__(self, root: Path, split: str, skip_damaged: bool = False):
         self.paths, self._folders = {}, CLIP_FOLDERS[split]
+        self.places = f"{', '.join(f'{name}/' for name in self._folders)} (or .zip) of {root}"
         self._index = defaultdict(list)  # end of a path, with and without suffix -> files
         folders = [in_any_case(root, name) for name in reversed(self._folders)]
         archives = [in_any_case(root, f"{name}.zip") for name in self._folders]
@@ -223,18 +230,10 @@ def is_audio(file: ClipFile) -> bool:
     return False
 
 
-def places(root: Path, split: str) -> str:
-    """The folders and archives of a split, in words."""
-    folders = ", ".join(f"{folder}/" for folder in CLIP_FOLDERS[split])
-    return f"{folders} (or .zip) of {root}"
-
-
-def locate(root: Path, split: str, table: pd.DataFrame, curated=()) -> tuple[list, list]:
+def locate(clips: Clips, table: pd.DataFrame, curated=()) -> tuple[list, list]:
     """The name and the ClipFile of each row. InputError if one is not there, is not one file, or is
     among the curated: pretraining would see clips that out-of-fold scores are of."""
-    if not len(table):
-        return [], []
-    clips, rows = Clips(root, split), {}  # of each file, the row that has it
+    rows = {}  # of each file, the row that has it
     names, missing, unclear, held_out = [], [], [], []
     for row, fname in table["fname"].items():
         found, fault = clips.find(fname), f"row {row}: {shown(fname)}"
@@ -249,7 +248,7 @@ def locate(root: Path, split: str, table: pd.DataFrame, curated=()) -> tuple[lis
         # Spaces that cannot be seen are no part of a name, unless the file has them.
         names.append(fname if found and found[0].name == fname else strip(fname))
     path = table.attrs["path"]
-    raise_if(missing, path, f"clips that are not in {places(root, split)}")
+    raise_if(missing, path, f"clips that are not in {clips.places}")
     raise_if(unclear, path, "clips that are not one file each: write their names in full")
     raise_if(held_out, path, "clips that are in the curated table too")
     return names, list(rows)
