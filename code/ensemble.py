@@ -38,17 +38,18 @@ def main(run: Run) -> None:
     curated = run.examples("curated")
     clips = curated.clips[np.isin(run.clip_folds()[curated.clips], run.folds)]
     fnames, truth = [curated.store.fnames[clip] for clip in clips], curated.labels[clips]
-    oof = read_predictions(run, "oof.csv", fnames)
+    oof, said = read_predictions(run, "oof.csv", fnames), "see"
     if run.is_pending(run.ensemble):
         run.ensemble.unseal()
         write_ensemble(run, fnames, truth, oof)
         run.ensemble.seal()
+        said = "wrote"
     for file, note in (("scores.csv", NOTE), (CALIBRATION, CALIBRATION_NOTE)):
         if file in run.ensemble.files:
             table = pd.read_csv(run.ensemble.path(file))
             print("\n" + table.to_string(index=False, float_format="{:.4f}".format, na_rep=""))
             print(note)
-    print("\nwrote " + ", ".join(str(run.root / file) for file in run.ensemble.files))
+    print(f"\n{said} " + ", ".join(str(run.root / file) for file in run.ensemble.files))
     if "submission.csv" not in run.ensemble.files:
         print("no test clips, so no submission")
 

@@ -41,7 +41,8 @@ def main(run: Run) -> None:
         pending.append(Task("noisy clips", work.predict_fold, work.scores, args))
     tasks.run_all(run, pending)
     for config in run.configs:
-        gather(run, config)
+        if run.is_pending(run.predictions(config)):
+            gather(run, config)
 
 
 def gather(run: Run, config: Config) -> None:

@@ -166,6 +166,7 @@ def test_the_same_command_again_makes_nothing(finished):
     assert made(said) == set()
     for what in ("clips/curated/store", "folds", "models/v1mix/fold1", "ensemble"):
         assert f"{what}: done already" in said
+    assert "wrote" not in said
     assert "OOF LRAP" in said  # the table is shown all the same
     assert before == {path: path.stat().st_mtime_ns for path in (root / "out").rglob("*.h5")}
     assert (root / "out" / "submission.csv").read_bytes() == submission
@@ -276,7 +277,7 @@ def test_what_an_interrupted_force_left_is_made_without_it(finished, monkeypatch
         patch.setattr(Scorer, "scores", interrupted)
         with pytest.raises(SystemExit):
             run("predict", options=["--force"])
-    assert "done already" not in run("predict")
+    assert ".test: done already" not in run("predict")
 
 
 @pytest.mark.parametrize(
