@@ -225,7 +225,7 @@ for argument; do
             :--scheduler | :--scheduler-file) option=$argument ;;
         :--skip-unreadable | :--force) ;;
         :*) die "unknown argument '$argument'; sh run.sh --help lists stages and options" 2 ;;
-        *:) break ;;
+        "$option":) break ;;
         --output:*) output=$argument option='' ;;
         *) option='' ;;
     esac

@@ -16,6 +16,7 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 POSITIVE = (
     *("sample_rate", "crop_samples", "n_hop", "power_melgram", "w_ratio", "gru_units"),
     *("batch_size", "learning_rate", "stacker_learning_rate", "stacker_batch_size"),
+    "stacker_epochs",
 )
 
 
@@ -136,7 +137,7 @@ class Config:
             yield name, 0 < getattr(self, name) < math.inf, "above 0"
         for name in ("label_smoothing", "mixup_rate"):
             yield name, 0 <= getattr(self, name) <= 1, "0 to 1"
-        for name in ("schedule_decay", "seed", "stacker_epochs", "stacker_patience"):
+        for name in ("schedule_decay", "seed", "stacker_patience"):
             yield name, 0 <= getattr(self, name) < math.inf, "0 or more"
         for name, values in (("stem", STEMS), ("precision", PRECISIONS), ("frontend", FRONT_ENDS)):
             yield name, getattr(self, name) in values, f"one of {', '.join(values)}"
@@ -144,7 +145,8 @@ class Config:
         yield "n_views", self.n_views in (1, 3), "1 or 3"
         yield "n_folds", self.n_folds >= 2, "2 or more"
         yield "fold_seed", 0 <= self.fold_seed < 2**32, "0 or more and below 2^32"
-        yield "mixup_beta", self.mixup_beta is None or self.mixup_beta > 0, "above 0"
+        beta = self.mixup_beta
+        yield "mixup_beta", beta is None or 0 < beta < math.inf, "above 0"
 
         yield "n_dft", self.n_dft > 0 and self.n_dft % 2 == 0, "an even number above 0"
         halved = -(-self.n_mels // 8) if self.pooling[1] != "none" else self.n_mels
@@ -315,11 +317,6 @@ def overridden(config: Config | Schedule, settings: dict) -> Config | Schedule:
     return replace(config, **values)
 
 
-def from_json(values: dict) -> Config:
-    """The `Config` that `dataclasses.asdict` and JSON made `values` of; errors as `overridden`."""
-    return overridden(Config(), values)
-
-
 # What results depend on.
 PREPROCESSING_SETTINGS = ("sample_rate",)
 FRONT_END_SETTINGS = (  # the arguments of `logmel.log_mel`
@@ -331,10 +328,7 @@ _FOLDS = ("n_folds", "fold_seed")
 STACKING_SETTINGS = (
     *_FOLDS,
     "seed",
-    "stacker_learning_rate",
-    "stacker_batch_size",
-    "stacker_epochs",
-    "stacker_patience",
+    *(field.name for field in fields(Config) if field.name.startswith("stacker_")),
 )
 # What a trained network depends on: all but the stacker's settings and what is known otherwise
 # (the fold table, the weights it starts from, its own schedule).

@@ -7,7 +7,7 @@ import pandas as pd
 from sklearn.metrics import log_loss
 
 import messages
-from messages import PipelineError
+from messages import InputError, PipelineError
 from runs import command_line
 from runs.resume import write_weights
 from runs.run import Run
@@ -34,7 +34,7 @@ alone. Probabilities are learnt out of fold; tag.py shows them."""
 
 @command_line.stage
 def main(run: Run) -> None:
-    run.require_clips("curated")
+    run.clips("curated").require()
     curated = run.examples("curated")
     clips = curated.clips[np.isin(run.clip_folds()[curated.clips], run.folds)]
     fnames, truth = [curated.store.fnames[clip] for clip in clips], curated.labels[clips]
@@ -146,7 +146,7 @@ def train_stackers(
         print(f"{name}: wrote its weights (epoch {kept.epoch}, LRAP {kept.lrap:.4f})")
         other = fold_of == (fold + 1) % config.n_folds
         if config.n_folds == 2:  # half of it is left to learn from
-            other &= np.arange(len(truth)) % 2 == 0
+            other &= np.cumsum(other) % 2 == 1
         kept = train_stacker(inputs, truth, ~(validated | other), other, config, name, watch)
         held_out[validated] = stack(inputs[validated], [kept.weights])
     return stacked, held_out
@@ -155,6 +155,11 @@ def train_stackers(
 def stacker_folds(run: Run, fnames: list[str], truth: np.ndarray) -> np.ndarray:
     """The folds of the clips that have scores, int (clips,); where all have, the fold table's."""
     config, groups = run.configs[0], run.dataset["curated"].groups
+    if len(fnames) < config.n_folds:
+        raise InputError(
+            f"{len(fnames)} clips with scores cannot fill the {config.n_folds} folds of the "
+            "stackers: name more --folds"
+        )
     if groups is not None:
         groups = groups[pd.Index(run.dataset["curated"].fnames).get_indexer(fnames)]
         if len(set(groups)) < config.n_folds:  # of few networks' clips

@@ -5,6 +5,7 @@ all a user sees: what, where, and what to do. Stages turn it into one line on st
 exit status 1; everything else is a defect of ours and keeps its traceback.
 """
 
+import errno
 from collections.abc import Iterable
 
 from tqdm import tqdm
@@ -34,6 +35,19 @@ class KilledProcess(PipelineError):
             f"the system killed {what}, most likely for want of memory: close other programs, and "
             "the same command goes on from here"
         )
+
+
+SHORT_OF_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError")  # TensorFlow's and PyTorch's
+
+
+def short_of_memory(error: BaseException) -> bool:
+    """Was there not enough memory, of the machine or of a GPU?"""
+    return (
+        isinstance(error, MemoryError)
+        or getattr(error, "errno", None) == errno.ENOMEM
+        or type(error).__name__ in SHORT_OF_MEMORY
+        or "RESOURCE_EXHAUSTED" in str(error)  # so says JAX
+    )
 
 
 SHOWN = 5  # faults of one kind that a message spells out

@@ -18,7 +18,7 @@ from storage import read_scores, write_scores
 @command_line.stage
 def main(run: Run) -> None:
     command_line.require_backend([config for config in run.configs if config.trains_front_end])
-    run.require_clips("test")
+    run.clips("test").require()
     n_test = len(run.examples("test"))
     # All that is missing is said before hours of work.
     if n_test:
@@ -35,7 +35,7 @@ def main(run: Run) -> None:
         if n_test and run.is_pending(run.test_scores(config, fold))
     ]
     if run.noisy_scores and run.is_pending(run.noisy_scores):
-        run.require_clips("noisy")
+        run.clips("noisy").require()
         run.require_made_of_clips("noisy", [run.noisy_scorer[0]])
         args = (*run.noisy_scorer, "noisy")
         pending.append(Task("noisy clips", work.predict_fold, work.scores, args))

@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
@@ -14,7 +14,6 @@ from clips import derived, prepare, store
 from clips.dataset import SPLITS, describe
 from clips.files import ClipFile
 from clips.prepare import PreparedClip
-from config import Config
 from messages import InputError, KilledProcess, first_few
 from runs import command_line, preparation, space, tasks
 from runs.run import REMEDY, Run, unreadable
@@ -90,15 +89,11 @@ def write_made_of_clips(run: Run, split: str) -> None:
             kind = derived.BY_SUFFIX[suffix]
             of = split, None if kind is derived.LOG_MELS else config
             part = config, result.path(suffix), result.checkpoint, result.name
-            each = functools.partial(on_workers, run, of, config) if run.scheduler else None
+            make = functools.partial(
+                preparation.make_of_clips, of=of, config=config, function=kind.make
+            )
+            each = functools.partial(tasks.in_order, run, make) if run.scheduler else None
             result.seal(kind.write(run.store(*of), *part, each))
-
-
-def on_workers(
-    run: Run, of: tuple, config: Config, function: Callable, batches: list[np.ndarray]
-) -> Iterator[np.ndarray]:
-    """What `function(store, batch, config)` gives for each batch of clips of `run.store(*of)`."""
-    return tasks.in_order(run, preparation.make_of_clips, batches, of, config, function)
 
 
 def write_folds(run: Run) -> None:

@@ -20,7 +20,7 @@ CHECKED = {"curated": "out of fold", "test": "test"}  # splits that probabilitie
 
 @command_line.stage
 def main(run: Run) -> None:
-    run.require_clips("curated")
+    run.clips("curated").require()
     run.ensemble.require()
     if run.noisy_scores:
         run.noisy_scores.require()

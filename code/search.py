@@ -25,6 +25,7 @@ from storage import write_json
 BEST = Path("search", "best.json")  # below the output folder
 SHOWN = 5  # trials
 MOST_IMPOSSIBLE = 200  # draws, one after the other
+MOST_IN_VAIN = 20  # trials, one after the other
 
 
 def search(run: Run, args: argparse.Namespace) -> None:
@@ -36,7 +37,7 @@ def search(run: Run, args: argparse.Namespace) -> None:
         raise InputError(f"{base.name} starts from stored log-mels: search takes waveforms")
     run = dataclasses.replace(run, configs=[base], folds=run.folds if args.folds else [0])
     command_line.require_backend([base])
-    run.require_clips("curated")
+    run.clips("curated").require()
     run.examples("curated"), run.clip_folds()
     over = study.ranges(args.over, base)
     known = study.open_study(run.root, base.name, source(run, over), base.seed)
@@ -51,7 +52,7 @@ def search(run: Run, args: argparse.Namespace) -> None:
 def try_all(run: Run, known: optuna.Study, over: dict, n: int) -> None:
     """Trials until the study has n: here, each after the one before, or on all workers."""
     (base,) = run.configs
-    n_left, under_way = n - len(study.tried(known)), {}
+    n_left, under_way, in_vain = n - len(study.tried(known)), {}, 0
     if n_left <= 0:
         return
 
@@ -72,6 +73,9 @@ def try_all(run: Run, known: optuna.Study, over: dict, n: int) -> None:
         trial, key = under_way.pop(name)
         note(known, trial, outcome)
         shutil.rmtree(run.root / trials.TRIALS / key, ignore_errors=True)
+        in_vain = in_vain + 1 if getattr(outcome, "why", "") else 0
+        if in_vain == MOST_IN_VAIN:
+            raise InputError(f"none of {in_vain} trials came to an end; the last: {outcome.why}")
         if best := study.best_first(known)[:1]:
             found = study.as_settings(best[0].params, base)
             write_json(run.root / BEST, joined(run.overrides, found))

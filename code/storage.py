@@ -67,8 +67,9 @@ def read_scores(path: Path) -> pd.DataFrame:
 
 
 def write_json(path: Path, record: dict) -> None:
+    """Arrays become lists."""
     with written_whole(path) as part:
-        part.write_text(json.dumps(record, indent=1) + "\n")
+        part.write_text(json.dumps(record, indent=1, default=np.ndarray.tolist) + "\n")
 
 
 def size_and_checksum(path: Path, n_bytes: int | None = None) -> list:
@@ -90,11 +91,7 @@ def size_and_checksum(path: Path, n_bytes: int | None = None) -> list:
 class Checkpoint:
     """A file of arrays, and the fingerprint of what they come from.
 
-    Parameters
-    ----------
-    path : Path
-    source : str
-        Arrays of another source are not loaded.
+    source : arrays of another one are not loaded
     """
 
     def __init__(self, path: Path, source: str):

@@ -4,13 +4,14 @@ From Python: `from tag import Tagger`, then `Tagger("output").tag(waveform, samp
 """
 
 import argparse
+import collections
 import contextlib
 import io
 import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -116,18 +117,21 @@ def tag_all(tagger, files: list[tuple[str, str]], window: float, hop: float) -> 
             yield tagged
 
 
-def require_writable(option: str, path: Path, clips: list[str]) -> None:
-    """Refuse a file's name before hours of work: no clip is to be overwritten.
+def require_writable(option: str, paths: Iterable[Path], clips: list[str]) -> None:
+    """InputError, before hours of work, if one of these cannot be written, or is a clip."""
+    taken = {_identity(clip) for clip in clips if os.path.exists(clip)}
+    for path in paths:
+        is_clip = path.exists() and _identity(path) in taken
+        if path.suffix.lower() in AUDIO_SUFFIXES or is_clip:
+            raise InputError(f"{option} {path} would overwrite a clip: name another file first")
+        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise InputError(f"{option} {path} cannot be written")
 
-    Raises
-    ------
-    InputError
-    """
-    is_clip = path.exists() and any(os.path.exists(clip) and path.samefile(clip) for clip in clips)
-    if path.suffix.lower() in AUDIO_SUFFIXES or is_clip:
-        raise InputError(f"{option} {path} would overwrite a clip: name another file first")
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise InputError(f"{option} {path} cannot be written")
+
+def _identity(path: str | Path) -> tuple[int, int]:
+    """The same for all names of a file."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
 
 
 def label_files(name: str, clips: list[str]) -> dict[str, Path]:
@@ -144,8 +148,8 @@ def label_files(name: str, clips: list[str]) -> dict[str, Path]:
         raise InputError(f"--labels {name}: there is no such folder: make it first")
     if path.is_dir():
         files = {clip: path / f"{Path(clip).name}.txt" for clip in clips}
-        names = [file.name for file in files.values()]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        counts = collections.Counter(file.name for file in files.values())
+        twice = sorted(name for name, n in counts.items() if n > 1)
         if twice:
             raise InputError(
                 f"--labels {path}: {twice[0]} would be that of two clips: tag each alone"
@@ -157,8 +161,7 @@ def label_files(name: str, clips: list[str]) -> dict[str, Path]:
         )
     else:
         files = dict.fromkeys(clips, path)
-    for file in files.values():
-        require_writable("--labels", file, clips)
+    require_writable("--labels", files.values(), clips)
     return files
 
 
@@ -218,7 +221,7 @@ def main() -> int:
     files = find_files(args.files)
     clips = [name for name, fault in files if not fault]
     if args.csv:
-        require_writable("--csv", args.csv, clips)
+        require_writable("--csv", [args.csv], clips)
     labels = {} if args.labels is None else label_files(args.labels, clips)
     if args.csv and os.path.realpath(args.csv) in map(os.path.realpath, labels.values()):
         raise InputError(f"--csv and --labels would both write {args.csv}: name another file first")

@@ -8,7 +8,7 @@ from runs.tasks import Task
 @command_line.stage
 def main(run: Run) -> None:
     command_line.require_backend(run.configs)
-    run.require_clips("curated")
+    run.clips("curated").require()
     run.examples("curated")
     run.clip_folds()
     run.require_made_of_clips("curated", run.configs)

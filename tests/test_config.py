@@ -88,7 +88,7 @@ IMPOSSIBLE = {
     "frontend": ["mfcc"],
     "gru_units": [0],
     "w_ratio": [0.0, float("inf")],
-    "mixup_beta": [0.0, -1.0],
+    "mixup_beta": [0.0, -1.0, float("inf")],
     "mixup_rate": [1.1],
     "label_smoothing": [-0.1, 2.0],
     "masked_mels": [-1, 65],
@@ -98,7 +98,7 @@ IMPOSSIBLE = {
     "stem_filters": [0],
     "seed": [-1],
     "fold_seed": [-1, 2**32],
-    "stacker_epochs": [-1],
+    "stacker_epochs": [0, -1],
     "training": [
         *({"epochs": 0}, {"milestones": [-1]}, {"mixup_prob": 1.5}, {"patience": -1}),
         *({"keep_from": 40}, {"loss_q": 0.0}),

@@ -17,6 +17,7 @@ import config
 import ensemble
 import storage
 from conftest import run_of
+from messages import InputError
 from runs import command_line, resume, work
 from solution import metrics
 from solution.training import Learner, Lq
@@ -427,6 +428,23 @@ class TestGroups:
         own = folds == 0  # of a run of one fold only, which has one group
         found = ensemble.stacker_folds(run, list(fnames[own]), truth[own])
         assert sorted(set(found)) == [0, 1]
+        with pytest.raises(InputError, match="1 clips with scores cannot fill the 2 folds"):
+            ensemble.stacker_folds(run, list(fnames[:1]), truth[:1])
+
+    def test_stackers_learn_where_two_folds_alternate(self, grouped, monkeypatch):
+        preprocess, arguments = grouped
+        preprocess(np.tile(["a", "b"], 6))
+        run, seen, train = run_of(*arguments), [], ensemble.train_stacker
+
+        def noting(inputs, truth, learnt, validated, *rest):
+            seen.append((learnt.sum(), validated.sum()))
+            return train(inputs, truth, learnt, validated, *rest)
+
+        monkeypatch.setattr(ensemble, "train_stacker", noting)
+        curated = run.dataset["curated"]
+        inputs = np.random.default_rng(0).uniform(size=(*curated.labels.shape, 2))
+        ensemble.train_stackers(run, curated.fnames, inputs, curated.labels)
+        assert seen == [(6, 6), (3, 3)] * 2  # those of the second kind know nothing of six clips
 
 
 class TestTooLittle:

@@ -15,7 +15,7 @@ from cluster import start_scheduler, worker
 from conftest import run_of
 from fast import processes
 from messages import InputError, KilledProcess
-from runs import resume, settings, study, trials
+from runs import settings, study, trials
 from solution import metrics
 
 BASE = config.experiments("small", ["v1mix"])[0]
@@ -171,18 +171,16 @@ def test_the_score_is_that_of_all_clips_of_the_folds(arguments, tmp_path, monkey
 def test_an_interrupted_trial_goes_on_from_its_last_epoch(
     arguments, run_stage, tmp_path, monkeypatch, in_this_process, capsys
 ):
-    on_epoch_end = resume.Reporting.on_epoch_end
-
-    def interrupting(self, epoch, logs):
+    def interrupting(*_):
         raise KeyboardInterrupt
 
     command = ("search", *arguments, "--trials", "1", "--over", "n_hop=1000")
-    monkeypatch.setattr(resume.Reporting, "on_epoch_end", interrupting)
-    with pytest.raises(SystemExit) as stopped:
-        run_stage(*command)
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.trial.Trial, "should_prune", interrupting)
+        with pytest.raises(SystemExit) as stopped:
+            run_stage(*command)
     assert stopped.value.code == 130
     assert "epoch  1/2" in capsys.readouterr().out
-    monkeypatch.setattr(resume.Reporting, "on_epoch_end", on_epoch_end)
     run_stage(*command)
     printed = capsys.readouterr().out
     assert "epoch  2/2" in printed
@@ -256,10 +254,8 @@ class TestStudy:
     def test_what_comes_to_nothing_is_given_up_with_its_reason(
         self, arguments, run_stage, tmp_path, scored, monkeypatch
     ):
-        score, errors = (
-            trials.score,
-            [FloatingPointError("the loss became nan"), KilledProcess("x")],
-        )
+        score = trials.score
+        errors = [FloatingPointError("the loss became nan"), MemoryError(), KilledProcess("x")]
 
         def failing(*rest):
             if errors:
@@ -268,10 +264,28 @@ class TestStudy:
 
         monkeypatch.setattr(trials, "score", failing)
         run_stage("search", *arguments, "--trials", "2", "--over", "n_dft=1024,n_mels=64")
-        first, second, third = self.trials(tmp_path).trials  # the first was none
+        first, second, third, fourth = self.trials(tmp_path).trials  # the first two were none
         assert first.user_attrs["why"] == "the loss became nan"
-        assert second.user_attrs[study.KILLED]
-        assert third.state.name == "COMPLETE"
+        assert second.user_attrs["why"] == "it takes more memory than there is"
+        assert third.user_attrs[study.KILLED]
+        assert fourth.state.name == "COMPLETE"
+
+    def test_settings_with_which_no_trial_ends_end_the_search(
+        self, arguments, run_stage, tmp_path, scored, monkeypatch
+    ):
+        def failing(*_):
+            raise FloatingPointError("the loss became nan")
+
+        monkeypatch.setattr(trials, "score", failing)
+        monkeypatch.setattr(search, "MOST_IN_VAIN", 3)
+        message = "none of 3 trials came to an end; the last: the loss became nan"
+        with pytest.raises(SystemExit, match=message):
+            run_stage("search", *arguments, "--trials", "1")
+        assert len(self.trials(tmp_path).trials) == 3
+
+    def test_what_may_be_none_is_a_whole_number_too(self, arguments, run_stage, tmp_path, scored):
+        run_stage("search", *arguments, "--trials", "2", "--over", "stop_from=5:10")
+        assert 5 <= settings.read(tmp_path / "search" / "best.json")["training"]["stop_from"] <= 10
 
     def test_impossible_settings_end_the_search(
         self, arguments, run_stage, tmp_path, scored, monkeypatch
@@ -289,6 +303,8 @@ class TestStudy:
         (tmp_path / "search" / "study.db").write_text("no database, " * 100)
         with pytest.raises(SystemExit, match=r"study.db is no study: move it away"):
             run_stage("search", *arguments)
+        with pytest.raises(InputError, match=r"study.db is no study: move it away"):
+            study.latest_figures(tmp_path)  # of a report
 
 
 @pytest.mark.parametrize(

@@ -154,14 +154,10 @@ def _frames(container, sound) -> Iterator:
     """The decoded frames of a stream, but for those that are damaged."""
     from av import FFmpegError
 
-    packets = container.demux(sound)
-    while True:
-        try:
-            yield from next(packets).decode()
-        except (StopIteration, LookupError):  # LookupError: a stream that the header did not name
-            return
-        except FFmpegError:
-            continue
+    with suppress(LookupError, FFmpegError):  # LookupError: a stream that the header did not name
+        for packet in container.demux(sound):
+            with suppress(FFmpegError):
+                yield from packet.decode()
 
 
 def _require_rate(rate: int) -> int:
@@ -177,12 +173,8 @@ def _mono(block: np.ndarray) -> np.ndarray:
     block : int16 or float32 (samples, channels)
     """
     if block.dtype == np.int16:
-        return _mean(block * np.float32(INT16_SCALE))  # finite and small as it is
-    return limited(_mean(block))
-
-
-def _mean(block: np.ndarray) -> np.ndarray:
-    return block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+        block = block * np.float32(INT16_SCALE)
+    return limited(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
 
 
 def _first_line(error: Exception) -> str:

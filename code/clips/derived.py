@@ -52,12 +52,11 @@ class Derived:
         path: Path,
         checkpoint: Checkpoint,
         label: str,
-        each: Callable[[Callable, list], Iterable[np.ndarray]] | None = None,
+        each: Callable[[list[np.ndarray]], Iterable[np.ndarray]] | None = None,
     ) -> dict[Path, list]:
         """Write the rows of all clips of a store, or of those after the checkpoint's.
 
-        each : what makes them elsewhere: (function, batches of clips) -> in order, what
-            function(store, batch, config) gives
+        each : what makes them elsewhere: batches of clips -> their rows, in order
 
         Returns size and checksum of the file, as `Result.seal` takes them.
         """
@@ -67,7 +66,7 @@ class Derived:
         done = np.searchsorted(self.n_rows(store, config).cumsum(), len(array), "right")
         batches = crops.split(np.arange(done, len(store)), self.at_once)
         if each:
-            parts = each(self.make, batches)
+            parts = each(batches)
         else:
             parts = crops.prefetch(self.make(store, batch, config) for batch in batches)
         bar = messages.progress_bar(label, len(store), done=int(done))

@@ -192,7 +192,7 @@ class Clips:
         wanted = re.sub(f".*/({'|'.join(self._folders)})/", r"\1/", same_name(fname))
         found = self._index.get(wanted.casefold(), [])
         by_name = [file for file in found if file.name == fname]
-        by_path = [file for file in found if self.paths[file] == wanted]
+        by_path = [file for file in found if self.paths[file] in (wanted, same_name(fname))]
         by_end = [file for file in found if f"/{self.paths[file]}".endswith(f"/{wanted}")]
         found = by_name or by_path or by_end or found
         return [file for file in found if file.container == found[0].container]
@@ -212,9 +212,9 @@ class Clips:
         for file, path in self.paths.items():
             if is_hidden(path) or file.container != self.find(path)[0].container:
                 continue  # what was unpacked is in the folder
-            names = (os.path.basename(path), path, file.name)
+            names = (os.path.basename(path), path)
             if is_audio(file):
-                clips[next(name for name in names if self.find(name) == [file])] = file
+                clips[next((name for name in names if self.find(name) == [file]), file.name)] = file
             else:
                 others.append(shown(path))
         return clips, sorted(others)

@@ -38,12 +38,9 @@ MISTAKEN = re.compile(
 
 def find(root: Path, names: Iterable[str]) -> Path | None:
     """The first of the names that exists, also zipped, as Kaggle serves large tables."""
-    for name in names:
-        for folder in TABLE_FOLDERS:
-            for path in (root / folder / name, root / folder / f"{name}.zip"):
-                if path.is_file():
-                    return path
-    return None
+    places = itertools.product(names, TABLE_FOLDERS, ("", ".zip"))
+    paths = (root / folder / f"{name}{end}" for name, folder, end in places)
+    return next(filter(Path.is_file, paths), None)
 
 
 def _content(path: Path) -> bytes:
@@ -106,10 +103,10 @@ def read_table(
             reason += "; rows have more fields than the header: quote several labels"
         raise InputError(f"{path}: is not a readable CSV file ({reason}): {SAVE_AS}") from error
     header, table = [strip(text) for text in table.iloc[0]], table[1:]
-    missing = [column for column in columns if column not in header]
     absent = {*columns, *optional} - {*header}
     names = [text.casefold() if text.casefold() in absent else text for text in header]
-    if not set(columns) <= set(names):
+    missing = [column for column in columns if column not in names]
+    if missing:
         raise InputError(
             f"{path}: needs the column{'s' * (len(missing) > 1)} {', '.join(missing)}, but has "
             f"{shown(', '.join(header[:SHOWN]))}: name them in its first row, and {SAVE_AS}"

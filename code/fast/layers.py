@@ -4,7 +4,7 @@ import math
 
 import keras
 
-from fast import precision
+from fast import gpus
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -36,7 +36,8 @@ def _products_pay(inputs) -> bool:
         inputs.dtype == "float32"
         and inputs.shape[-1] >= FEWEST_CHANNELS
         and math.prod(inputs.shape[1:3]) >= FEWEST_POSITIONS
-        and precision.on_tensorflow_cpu()
+        and keras.backend.backend() == "tensorflow"
+        and not gpus.capabilities()
     )
 
 
@@ -89,7 +90,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
     The same result as `keras.layers.BatchNormalization`, whose training pass takes several times as
     long on a CPU; on other backends it *is* that layer. The moving variance takes the unbiased
-    variance of the batch on all of them, as Keras 2 did.
+    variance of the batch on all of them, as that kernel does.
     """
 
     def call(self, inputs, training=None):

@@ -49,11 +49,6 @@ def used(precision: str) -> Iterator[None]:
         keras.config.set_dtype_policy(former)
 
 
-def on_tensorflow_cpu() -> bool:
-    """Is Keras' backend TensorFlow, and does it compute on a CPU?"""
-    return keras.backend.backend() == "tensorflow" and not gpus.capabilities()
-
-
 def _uses_onednn() -> bool:
     """Does Keras' backend compute with oneDNN on CPUs? Others' bfloat16 is slower than float32."""
     if keras.backend.backend() == "tensorflow":

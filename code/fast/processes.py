@@ -34,8 +34,13 @@ def end_with(process: Process) -> None:
         return
     if os.getppid() == number:
         threading.Thread(target=_watch, args=(number,), daemon=True).start()
-    elif not _lives(number):  # it was killed before this process had begun
+        return
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:  # it was killed before this process had begun
         os._exit(1)
+    except PermissionError:  # it lives
+        pass
 
 
 def apart(function: Callable, *arguments):
@@ -64,13 +69,3 @@ def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
-
-
-def _lives(number: int) -> bool:
-    try:
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

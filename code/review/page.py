@@ -1,6 +1,5 @@
 """The page: one file with all that it shows, which asks for nothing else."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
@@ -25,26 +24,7 @@ GROUPS = {
 }
 
 
-@dataclass(frozen=True)
-class Card:
-    """A clip to hear."""
-
-    fname: str
-    split: str
-    why: dict[str, str]  # by group
-    seconds: float  # all of it
-    heard: float  # seconds from its start that can be
-    sound: str  # URI, as is the picture
-    picture: str
-    labels: list[str]
-    tags: list[tuple[str, float, bool]]  # class, probability, whether it is a label
-
-    @property
-    def time_ticks(self) -> list[tuple[str, float]]:
-        return media.time_ticks(self.heard)
-
-
-def card(found: Remarkable, scored: Scored, store: Clips, rate: int, classes: list) -> Card:
+def card(found: Remarkable, scored: Scored, store: Clips, rate: int, classes: list) -> dict:
     """What is shown of a clip; only what can be heard of it is read from its store.
 
     rate : sample rate, Hz
@@ -56,17 +36,18 @@ def card(found: Remarkable, scored: Scored, store: Clips, rate: int, classes: li
     front_end = Config(sample_rate=rate).values(FRONT_END_SETTINGS)  # the published one
     truth, probabilities = scored.truth[found.row] > 0, scored.probabilities[found.row]
     best = np.argsort(-probabilities, kind="stable")[:TOP]
-    return Card(
-        scored.fnames[found.row],
-        found.split,
-        found.why,
-        n_samples / rate,
-        n_heard / rate,
-        media.sound(waveform, rate),
-        media.picture(logmel.log_mel(waveform, **front_end)),
-        [classes[i] for i in np.flatnonzero(truth)],
-        [(classes[i], float(probabilities[i]), bool(truth[i])) for i in best],
-    )
+    return {
+        "fname": scored.fnames[found.row],
+        "split": found.split,
+        "why": found.why,  # by group
+        "seconds": n_samples / rate,  # all of it
+        "heard": n_heard / rate,  # seconds from its start that can be
+        "time_ticks": media.time_ticks(n_heard / rate),
+        "sound": media.sound(waveform, rate),  # URI, as is the picture
+        "picture": media.picture(logmel.log_mel(waveform, **front_end)),
+        "labels": [classes[i] for i in np.flatnonzero(truth)],
+        "tags": [(classes[i], float(probabilities[i]), bool(truth[i])) for i in best],
+    }
 
 
 def render(**shown) -> str:

@@ -18,11 +18,10 @@ def learning_curves(histories: dict[tuple[str, str], pd.DataFrame]) -> dict[str,
 
     histories : by experiment and part ("pretrained", "fold0", ...); columns as of history.csv
     """
-    parts = [
-        history.assign(experiment=name, part=part, kind=_kind(part), epoch=history["epoch"] + 1)
-        for (name, part), history in histories.items()
-    ]
-    table, figures = pd.concat(parts), {}
+    keys = ["experiment", "part"]
+    table, figures = pd.concat(histories, names=keys).reset_index(keys), {}
+    table["epoch"] += 1
+    table["kind"] = np.where(table["part"] == "pretrained", "pretraining", "training")
     for measure, title in MEASURES.items():
         figure = px.line(
             table,
@@ -71,10 +70,6 @@ def searched(figures: list[go.Figure]) -> dict[str, dict]:
     for figure in figures:
         figure.update_layout(title=None)
     return {title: _plain(figure) for title, figure in zip(titles, figures, strict=True)}
-
-
-def _kind(part: str) -> str:
-    return "pretraining" if part == "pretrained" else "training"
 
 
 def _plain(figure: go.Figure) -> dict:

@@ -16,7 +16,7 @@ from pathlib import Path
 import config
 from clips import dataset, demo
 from fast import gpus
-from messages import InputError, PipelineError
+from messages import InputError, PipelineError, short_of_memory
 from runs import costs, settings
 from runs.run import Run
 from storage import lock
@@ -26,7 +26,6 @@ MENDABLE = (  # what the system says about disks and folders
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),
     *(errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR),
 )
-SHORT_OF_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError")  # TensorFlow's and PyTorch's
 SMALLER = "end other programs, take --profile small, or lower batch_size in code/config.py"
 STAGES = ("preprocess", "pretrain", "train", "predict", "ensemble", "report")
 
@@ -274,12 +273,7 @@ def _in_one_line(error: Exception, then: str, memory: str) -> str | None:
     if isinstance(error, BrokenPipeError):  # `| head` has seen enough
         discard_output()
         return f"stopped: nobody reads the output any more; {then}"
-    if (
-        isinstance(error, MemoryError)
-        or getattr(error, "errno", None) == errno.ENOMEM
-        or type(error).__name__ in SHORT_OF_MEMORY
-        or "RESOURCE_EXHAUSTED" in str(error)  # so says JAX
-    ):
+    if short_of_memory(error):
         return f"error: there is not enough memory: {memory}; {then}"
     if isinstance(error, OSError) and (
         error.errno in MENDABLE or "No space left" in str(error)  # so says HDF5

@@ -39,22 +39,16 @@ def recorded(run: Run, stage: str) -> Iterator[None]:
 
 
 def totals(folder: Path) -> pd.DataFrame:
-    """By stage: minutes of all its runs together, the most memory, and where it ran last.
-
-    Returns
-    -------
-    DataFrame of stage, minutes, gigabytes, machine, precision; empty where nothing was recorded
-    """
+    """By stage: minutes of all its runs together, the most memory, and where it ran last; empty
+    where nothing was recorded."""
     path = folder / TABLE
-    columns = ["stage", "minutes", "gigabytes", "machine", "precision"]
+    kinds = {"minutes": "sum", "gigabytes": "max", "machine": "last", "precision": "last"}
     if not path.is_file():
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame(columns=["stage", *kinds])
     rows = pd.read_csv(path, on_bad_lines="skip", keep_default_na=False)
     for name in ("minutes", "gigabytes"):
         rows[name] = pd.to_numeric(rows[name], errors="coerce")
-    last = {"machine": "last", "precision": "last"}
-    kinds = {"minutes": "sum", "gigabytes": "max", **last}
-    return rows.groupby("stage", sort=False).agg(kinds).reset_index()[columns]
+    return rows.groupby("stage", sort=False).agg(kinds).reset_index()
 
 
 def machine() -> str:

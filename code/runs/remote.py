@@ -67,33 +67,25 @@ def call(path: Path, function: Callable, *args):
     return function(_run_of(path), *args)
 
 
-def do(path: Path, task) -> None:
+def make(run: Run, task) -> None:
     """Make a `Task`'s result, unless another worker did, which was taken for dead or killed."""
-
-    def make(run: Run) -> None:
-        if task.result(run, *task.args).fault() is not None:
-            task.function(run, *task.args)
-
-    train(path, task.name, task.name, make)
+    if task.result(run, *task.args).fault() is not None:
+        task.function(run, *task.args)
 
 
-def train(path: Path, name: str, alone: str, function: Callable, *args):
-    """`function(run, *args)`; what it prints goes to the client, by this name.
+def train(path: Path, name: str, alone: str, function: Callable, *args) -> tuple:
+    """The address of this worker, and what `function(run, *args)` gives.
 
+    name : by which what it prints goes to the client
     alone : the name of a lock that is held meanwhile
     """
+    from distributed import get_worker
+
     run = _run_of(path)
     _end_with_worker()
     _draw_by_thread()
     with _told(name, path.name), _alone(path.with_name(f"{alone}.lock")):
-        return function(run, *args)
-
-
-def attempt(*args) -> tuple:
-    """The address of this worker, and what `train` gives."""
-    from distributed import get_worker
-
-    return get_worker().address, train(*args)
+        return get_worker().address, function(run, *args)
 
 
 def look(path: Path) -> tuple[Path, bool]:

@@ -22,7 +22,7 @@ REVISIONS = {
     "pretrain": 5,
     "train": 5,
     "predict": 3,
-    "ensemble": 9,
+    "ensemble": 10,
     "report": 2,
     "search": 1,
 }
@@ -42,27 +42,13 @@ def fingerprint(*values) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """Files that one step makes together.
+    """Files that one step makes together."""
 
-    Parameters
-    ----------
-    root : Path
-        The output folder.
-    name : str
-        As messages call it; with ".json", the path of its record below the root.
-    made_by : str
-        The stage.
-    files : tuple of str
-        Paths beside the record; those that begin with a dot continue the result's name.
-    made_from : callable
-        Gives what it comes from; raises MissingResult where some of that is not there.
-    """
-
-    root: Path
-    name: str
-    made_by: str
-    files: tuple[str, ...]
-    made_from: Callable[[], dict]
+    root: Path  # the output folder
+    name: str  # as messages call it; with ".json", the path of its record below the root
+    made_by: str  # the stage
+    files: tuple[str, ...]  # beside the record; those that begin with a dot continue its name
+    made_from: Callable[[], dict]  # what it comes from; MissingResult where some is not there
 
     @functools.cached_property
     def source(self) -> dict:
@@ -77,7 +63,11 @@ class Result:
     @property
     def checkpoint(self) -> Checkpoint:
         """Of work on the way to the result."""
-        return Checkpoint(self.root / f"{self.name}.checkpoint", fingerprint(self.source))
+        return Checkpoint(self._checkpoint_path, fingerprint(self.source))
+
+    @property
+    def _checkpoint_path(self) -> Path:
+        return self.root / f"{self.name}.checkpoint"
 
     def path(self, file: str) -> Path:
         """Where one of its files lies."""
@@ -99,6 +89,11 @@ class Result:
     def unseal(self) -> None:
         """Remove the record, before the files are written anew."""
         self.record.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Neither finished nor begun; what it comes from may be still to be made."""
+        self._checkpoint_path.unlink(missing_ok=True)
+        self.unseal()
 
     def fault(self) -> str | None:
         """None if the result is there, whole, and made from its source; else what is wrong."""

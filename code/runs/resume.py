@@ -1,7 +1,6 @@
 """Trainings that go on where they were interrupted, and the files that they leave."""
 
 import functools
-from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -82,23 +81,6 @@ class Progress(keras.callbacks.Callback):
             f"{'  *' * (best is not None and best.epoch == epoch)}",
             flush=True,
         )
-
-
-class Reporting(keras.callbacks.Callback):
-    """Reports the lwlrap of every epoch: at once of those that the history has.
-
-    report : callable
-        (number of the epoch, counted from `first`; lwlrap). What it raises ends the training.
-    """
-
-    def __init__(self, training: Training, report: Callable[[int, float], None], first: int = 0):
-        super().__init__()
-        self._report, self._first = report, first
-        for epoch, *scores in training.scoring.history:
-            report(first + int(epoch), scores[HISTORY.index("lwlrap") - 1])
-
-    def on_epoch_end(self, epoch, logs):
-        self._report(self._first + epoch, logs["lwlrap"])
 
 
 class SavedState(keras.callbacks.Callback):

@@ -220,23 +220,11 @@ class Run:
         if result.is_there():
             print(f"{result.name}: made again, {why}")
         if self.force:  # from the start; after an interruption, what is left of it is not done
-            result.checkpoint.remove()
-            result.unseal()
+            result.discard()
         return True
 
-    def require_clips(self, *splits: str) -> None:
-        """Check the stores of these splits, once per stage: all of their bytes are read.
-
-        Raises
-        ------
-        MissingResult
-            If one is not there, is damaged, or was made from other clips or settings.
-        """
-        for split in splits:
-            self.clips(split).require()
-
     def require_made_of_clips(self, split: str, configs: list[Config]) -> None:
-        """Check what these take of a split beside its store, as `require_clips`; each once."""
+        """MissingResult unless what these take of a split beside its store is as it should be."""
         made = [result for config in configs for result in self.made_of_clips(split, config)]
         for result in {result.name: result for result in made}.values():
             result.require()

@@ -28,12 +28,7 @@ COPIES, MORE_COPIES_WITH_SQUEEZE_EXCITE = 3.2, 0.7
 
 
 def require(run: Run) -> None:
-    """Stop before the work where the disk is too small for it; what is there already is counted.
-
-    Raises
-    ------
-    PipelineError
-    """
+    """PipelineError where the disk is too small for the run; what is there already is counted."""
     needed, free = needed_bytes(run) - present_bytes(run), shutil.disk_usage(run.root).free
     if free < needed:
         raise PipelineError(

@@ -1,7 +1,9 @@
 """A search for settings: what it varies, and the study (of Optuna) that remembers its trials."""
 
+import contextlib
 import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -91,9 +93,8 @@ def _distribution(name: str, text: str) -> BaseDistribution:
                 [_joined(value) if isinstance(value, tuple) else value for value in values]
             )
         low, high = _value(name, low), _value(name, high)
-        if KINDS[name] is int:
-            return IntDistribution(low, high, log=0 < LOG_FROM * low <= high)
-        return FloatDistribution(low, high, log=0 < LOG_FROM * low <= high)
+        kind = IntDistribution if KINDS[name] in (int, int | None) else FloatDistribution
+        return kind(low, high, log=0 < LOG_FROM * low <= high)
     except (ValueError, TypeError) as error:
         raise InputError(f"--over {name}={text}: {error}") from error
 
@@ -153,6 +154,16 @@ def url(root: Path) -> str:
     return f"sqlite:///{root / STUDY}"
 
 
+@contextlib.contextmanager
+def _of_optuna(root: Path) -> Iterator[None]:
+    """InputError if the study's file is none of Optuna's."""
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{root / STUDY} is no study: move it away ({reason})") from error
+
+
 def open_study(root: Path, experiment: str, source: dict, seed: int) -> optuna.Study:
     """The study of this source, begun or gone on with; those of others stay as they are.
 
@@ -166,14 +177,11 @@ def open_study(root: Path, experiment: str, source: dict, seed: int) -> optuna.S
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     source = json.loads(json.dumps(source))
     name = f"{experiment} {fingerprint(source)[1:]}"
-    try:
+    with _of_optuna(root):
         others = [one for one in all_studies(root) if one.study_name.startswith(f"{experiment} ")]
         study = optuna.create_study(
             storage=url(root), study_name=name, direction="maximize", load_if_exists=True
         )
-    except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{root / STUDY} is no study: move it away ({reason})") from error
     if others and not study.trials and "source" in others[-1].user_attrs:
         changes = ", ".join(differences(others[-1].user_attrs["source"], source))
         print(f"a study of its own, beside {len(others)} in {root / STUDY}: {changes}")
@@ -250,8 +258,9 @@ def figures(study: optuna.Study) -> list:
 
 def latest_figures(root: Path) -> list:
     """`figures` of the latest study in an output folder, where there is one with a score."""
-    studies = all_studies(root)
-    if not studies:
-        return []
-    study = optuna.load_study(study_name=studies[-1].study_name, storage=url(root))
-    return figures(study) if best_first(study) else []
+    with _of_optuna(root):
+        studies = all_studies(root)
+        if not studies:
+            return []
+        study = optuna.load_study(study_name=studies[-1].study_name, storage=url(root))
+        return figures(study) if best_first(study) else []

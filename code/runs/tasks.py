@@ -11,7 +11,6 @@ What is sent is small: tasks. What workers do with them: `remote`.
 import collections
 import contextlib
 import functools
-import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -37,26 +36,13 @@ SECONDS_TO_LOOK = 0.2  # for results, and for workers that have come
 
 @dataclass(frozen=True)
 class Task:
-    """One result that is to be made.
+    """One result that is to be made."""
 
-    Parameters
-    ----------
-    name : str
-        As messages call it.
-    function : Callable
-        `function(run, *args)` makes the result; of a module that workers can import.
-    result : Callable
-        `result(run, *args)`, such as `Run.fold`: what is made.
-    args : tuple
-    needs : tuple of str
-        Names of tasks that come first.
-    """
-
-    name: str
-    function: Callable
-    result: Callable[..., Result]
+    name: str  # as messages call it
+    function: Callable  # `function(run, *args)` makes the result; of a module workers can import
+    result: Callable[..., Result]  # `result(run, *args)`, such as `Run.fold`: what is made
     args: tuple
-    needs: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()  # names of tasks that come first
 
 
 @functools.cache
@@ -134,20 +120,11 @@ def whenever_free(
             yield name, result
         return
     with _connected(run, n) as (client, path):
-
-        def ask_workers() -> tuple | None:
-            if asked := ask():
-                name, lock, args = asked
-                return name, remote.attempt, (name, lock, function, *args)
-            return None
-
-        for name, found in _whenever_free(client, path, ask_workers, n):
-            if isinstance(found, KilledProcess):
-                yield name, found
-            else:
-                worker, result = found
+        for name, found in _whenever_free(client, path, function, ask, n):
+            if not isinstance(found, KilledProcess):
+                worker, found = found
                 _start_anew(client, worker)
-                yield name, result
+            yield name, found
 
 
 # --- on this side ---------------------------------------------------------------------------------
@@ -162,17 +139,17 @@ def _run_on_workers(run: Run, tasks: list[Task]) -> None:
         if ready is None:
             return None
         left.remove(ready)
-        return ready.name, remote.do, (ready,)
+        return ready.name, ready.name, (ready,)
 
     with _connected(run, len(tasks)) as (client, path):
-        for name, result in _whenever_free(client, path, ask, len(tasks)):
+        for name, result in _whenever_free(client, path, remote.make, ask, len(tasks)):
             if isinstance(result, KilledProcess):
                 raise result
             made.add(name)
 
 
-def _whenever_free(client, path: Path, ask: Callable[[], tuple | None], n: int) -> Iterator[tuple]:
-    """What `ask` gives, (name, function of `remote`, args), done by whichever worker is free.
+def _whenever_free(client, path: Path, function: Callable, ask, n: int) -> Iterator[tuple]:
+    """`remote.train` of `function` and what `ask` gives, by whichever worker is free.
 
     No more at once than there are workers: Dask would give them all to those that are there now,
     and leave those that come later idle.
@@ -180,18 +157,27 @@ def _whenever_free(client, path: Path, ask: Callable[[], tuple | None], n: int) 
     Yields
     ------
     name : str
-    result : or KilledProcess, if it takes down one worker after the other
+    result : (the worker's address, what the function gives); or KilledProcess, if it takes down one
+        worker after the other
     """
     from distributed import KilledWorker
 
+    for address, n_threads in client.nthreads().items():
+        if n_threads > 1:
+            raise PipelineError(
+                f"worker {address} has {n_threads} threads, and a network takes a process of "
+                "its own: start workers with --nthreads 1"
+            )
     under_way, more = {}, True
-    with _shown(client, path, n) as bar:
+    with messages.progress_bar("tasks", n, "task") as bar:
+        client.subscribe_topic(path.name, functools.partial(_show, bar, {}))
         while True:
             # One waits for a worker where there is none just now.
             while more and len(under_way) < max(1, len(client.nthreads())):
                 if asked := ask():
-                    name, function, args = asked
-                    future = client.submit(function, path, *args, key=f"{name} {path.name}")
+                    name, lock, args = asked
+                    arguments = path, name, lock, function, *args
+                    future = client.submit(remote.train, *arguments, key=f"{name} {path.name}")
                     under_way[future] = name
                 more = bool(asked)
             if not under_way:
@@ -208,20 +194,6 @@ def _whenever_free(client, path: Path, ask: Callable[[], tuple | None], n: int) 
                 del future  # or it is done again where its worker forgets the result
                 bar.update()
                 yield name, result
-
-
-@contextlib.contextmanager
-def _shown(client, path: Path, n: int) -> Iterator:
-    """A bar of so many trainings, with what runs where; PipelineError if a worker takes several."""
-    for address, n_threads in client.nthreads().items():
-        if n_threads > 1:
-            raise PipelineError(
-                f"worker {address} has {n_threads} threads, and a network takes a process of "
-                "its own: start workers with --nthreads 1"
-            )
-    with messages.progress_bar("tasks", n, "task") as bar:
-        client.subscribe_topic(path.name, functools.partial(_show, bar, {}))
-        yield bar
 
 
 def _show(bar, at_work: dict[str, str], event) -> None:
@@ -262,7 +234,12 @@ def _connected(run: Run, most: int | None = None) -> Iterator[tuple]:
     with contextlib.ExitStack() as stack:
         path = stack.enter_context(remote.left_for_workers(run, folder))
         try:
-            client = stack.enter_context(_client(run, folder, most))
+            if run.scheduler:
+                client = _client(run.scheduler)
+            else:
+                cluster = stack.enter_context(_local_cluster(devices(run)[:most], folder))
+                client = distributed.Client(cluster, set_as_default=False)
+            stack.enter_context(client)
             print(
                 f"Dask's workers of {client.scheduler.address} take part; dashboard: "
                 f"{client.dashboard_link}"
@@ -288,27 +265,17 @@ def _connected(run: Run, most: int | None = None) -> Iterator[tuple]:
             ) from error
 
 
-@contextlib.contextmanager
-def _client(run: Run, folder: Path, most: int | None) -> Iterator:
-    """Of the scheduler that was named, or of one of our own with a worker for each GPU."""
+def _client(scheduler: dict):
+    """Of the scheduler that was named."""
     import distributed
 
-    if not run.scheduler:
-        with (
-            _local_cluster(devices(run)[:most], folder) as cluster,
-            distributed.Client(cluster, set_as_default=False) as client,
-        ):
-            yield client
-        return
-    (named,) = run.scheduler.values()
+    (named,) = scheduler.values()
     try:
-        if "scheduler_file" in run.scheduler:
+        if "scheduler_file" in scheduler:
             Path(named).open().close()  # Dask would wait for it without end
-        client = distributed.Client(**run.scheduler, set_as_default=False)
+        return distributed.Client(**scheduler, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:  # no address, no such file, no certificate
         raise PipelineError(f"no Dask scheduler answers at {named}: {error}") from error
-    with client:
-        yield client
 
 
 def _local_cluster(names: list[str], folder: Path):

@@ -8,14 +8,16 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import keras
 import numpy as np
 import optuna
 
 from config import Config
+from messages import short_of_memory
 from runs import resume
 from runs.run import Run
 from solution import metrics
-from solution.training import Learner, Training
+from solution.training import HISTORY, Learner, Training
 from storage import Checkpoint
 
 TRIALS = Path("search", "trials")  # below the output folder: checkpoints
@@ -35,14 +37,8 @@ class Outcome:
 def attempt(run: Run, config: Config, key: str, former: list[optuna.trial.FrozenTrial]) -> Outcome:
     """Train with these settings, unless they turn out below the median of the former trials.
 
-    Parameters
-    ----------
-    run : Run
-    config : Config
-    key : str
-        Of these settings: an interrupted trial goes on from its last epoch.
-    former : list of FrozenTrial
-        What is compared at the same epoch.
+    key : of these settings; an interrupted trial goes on from its last epoch
+    former : what is compared at the same epoch
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warm_up = min(WARM_UP_EPOCHS, config.training.epochs // 4)
@@ -63,21 +59,17 @@ def attempt(run: Run, config: Config, key: str, former: list[optuna.trial.Frozen
         return Outcome(epochs)
     except (ValueError, FloatingPointError) as error:
         return Outcome(epochs, why=str(error))
+    except Exception as error:
+        if not short_of_memory(error):
+            raise
+        return Outcome(epochs, why="it takes more memory than there is")
 
 
-def score(
-    run: Run, config: Config, folder: Path, report: Callable[[int, float], None] = lambda *_: None
-) -> float:
+def score(run: Run, config: Config, folder: Path, report: Callable[[int, float], None]) -> float:
     """Out-of-fold lwlrap of the run's folds with these settings.
 
-    Parameters
-    ----------
-    run : Run
-    config : Config
-    folder : Path
-        For checkpoints: the same trial goes on from its last epoch.
-    report : callable
-        (epoch, counted over all folds; lwlrap), after each epoch. What it raises ends the trial.
+    folder : for checkpoints; the same trial goes on from its last epoch
+    report : (epoch, counted over all folds; lwlrap), after each epoch; what it raises ends it
     """
     curated = run.examples("curated", config, stored_views=False)
     fold_of, truth, scores = run.clip_folds()[curated.clips], [], []
@@ -90,7 +82,12 @@ def score(
         training = Training(learner, f"fold{fold}", others, validation, config.training)
         state = resume.SavedState(training, Checkpoint(folder / f"fold{fold}.checkpoint", ""))
         state.restore()
-        reporting = resume.Reporting(training, report, number * config.training.epochs)
+        first = number * config.training.epochs
+        for epoch, row in enumerate(training.scoring.history):  # of an interrupted trial
+            report(first + epoch, row[HISTORY.index("lwlrap")])
+        reporting = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs, first=first: report(first + epoch, logs["lwlrap"])
+        )
         progress = resume.Progress(training, f"{config.name} fold {fold}")
         kept = training.fit(progress, state, reporting)
         truth.append(curated.labels[validation.clips])

@@ -19,11 +19,7 @@ from storage import Checkpoint, write_scores
 
 # What serves all folds of an experiment is kept until the next one's turn.
 _learner, _scorer = (functools.lru_cache(maxsize=1)(kind) for kind in (Learner, Scorer))
-
-
-@functools.lru_cache(maxsize=1)
-def _examples(run: Run, split: str, config: Config) -> Examples:
-    return run.examples(split, config)
+_examples = functools.lru_cache(maxsize=1)(Run.examples)
 
 
 def pretrainings(run: Run) -> list[Task]:
@@ -34,7 +30,8 @@ def pretrainings(run: Run) -> list[Task]:
     PipelineError
         If clips or log-mels are not there, or no clip can be read.
     """
-    run.require_clips("noisy", "curated")
+    for split in ("noisy", "curated"):
+        run.clips(split).require()
     noisy, curated = run.examples("noisy"), run.examples("curated")
     if not len(run.dataset["noisy"]):
         print("pretrain: no noisy clips, so training will start from random weights")

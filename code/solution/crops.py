@@ -94,14 +94,10 @@ def mask(decibels: np.ndarray, config: Config, rng: np.random.Generator) -> None
     ----------
     Park et al.: SpecAugment, Interspeech 2019. Published setting: none.
     """
-    n_frames, n_mels = decibels.shape[1:]
     for crop in decibels:
-        for rows, n, most in (
-            (crop, n_frames, config.masked_frames),
-            (crop.T, n_mels, config.masked_mels),
-        ):
+        for rows, most in ((crop, config.masked_frames), (crop.T, config.masked_mels)):
             width = rng.integers(0, most + 1)
-            start = rng.integers(0, n - width + 1)
+            start = rng.integers(0, len(rows) - width + 1)
             rows[start : start + width] = -logmel.DYNAMIC_RANGE_DB
 
 

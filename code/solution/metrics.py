@@ -5,6 +5,7 @@ it is LRAP with each clip weighted by its number of labels.
 """
 
 import numpy as np
+from scipy.stats import rankdata
 from sklearn.metrics import label_ranking_average_precision_score
 
 
@@ -51,13 +52,10 @@ def per_class_lwlrap(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray,
     weight : (classes,) labels of the class / all labels
     """
     truth = np.asarray(truth) > 0
-    scores = np.asarray(scores)
-    precision = np.zeros(truth.shape)
-    for clip in np.flatnonzero(truth.any(axis=1)):
-        positive = np.flatnonzero(truth[clip])
-        # at_least[i, j]: does class j score at least as high as the clip's i-th label?
-        at_least = scores[clip] >= scores[clip, positive, None]
-        precision[clip, positive] = at_least[:, positive].sum(axis=1) / at_least.sum(axis=1)
+    # How many labels, and how many classes, score at least as high as each class of a clip.
+    labels_at_least = rankdata(np.where(truth, np.negative(scores), np.inf), "max", axis=1)
+    classes_at_least = rankdata(np.negative(scores), "max", axis=1)
+    precision = np.where(truth, labels_at_least / classes_at_least, 0)  # (clips, classes)
     n_labels = truth.sum(axis=0)
     score = precision.sum(axis=0) / np.maximum(n_labels, 1)
     return score, n_labels / max(n_labels.sum(), 1)

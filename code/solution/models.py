@@ -82,7 +82,7 @@ def crop_branch(config: Config) -> keras.Model:
     x = _block(x, "block1", filters[0], config, pool_size=2)  # (221, 32, 96)
     x = _block(x, "block2", filters[1], config, pool_size=2)  # (111, 16, 128)
     x = _block(x, "block3", filters[2], config, pool_size=3)  # (56, 8, 256)
-    x = _block(x, "block4", filters[3], config, pool_size=None)  # (56, 8, 512)
+    x = _block(x, "block4", filters[3], config, pool_size=0)  # (56, 8, 512)
     n_frames, n_mels, channels = x.shape[1:]
     shuffle = layers.Reshape((n_frames, n_mels // 2, channels * 2), name="pixel_shuffle")
     x = shuffle(x)  # (56, 4, 1024)
@@ -128,8 +128,8 @@ def _stem(x, config: Config):
     return _norm_relu(x, "stem", config)
 
 
-def _block(x, name: str, filters: int, config: Config, pool_size: int | None):
-    """Two conv units, the second one halving time and mel unless there is no `pool_size`.
+def _block(x, name: str, filters: int, config: Config, pool_size: int):
+    """Two conv units, the second one halving time and mel unless `pool_size` is 0.
 
     `cat` leads the pooled output of the first unit past the second.
     """

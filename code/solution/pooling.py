@@ -18,15 +18,11 @@ def pool(x, mode: str, size: int | tuple[int, int], stride: int | tuple[int, int
         channels. "none": nothing.
     size, stride : int or (time, mel)
         Of the windows. "conv" takes one stride for both.
-
-    Raises
-    ------
-    ValueError
-        If the mode is none of these.
     """
     size, stride = ((value, value) if isinstance(value, int) else value for value in (size, stride))
-    ave, peak, both = AveragePooling2D, layers.MaxPooling2D, (True, True)
-    over_time, over_mel = (True, False), (False, True)
+    ave, peak, both = AveragePooling2D, layers.MaxPooling2D, (size, stride)
+    # A size and stride of 1 leave an axis as it is.
+    over_time, over_mel = ((size[0], 1), (stride[0], 1)), ((1, size[1]), (1, stride[1]))
     steps = {
         "max": [(peak, both)],
         "ave": [(ave, both)],
@@ -37,14 +33,7 @@ def pool(x, mode: str, size: int | tuple[int, int], stride: int | tuple[int, int
         "conv": [(SharedKernelPooling, both)],
         "none": [],
     }
-    if mode not in steps:
-        raise ValueError(f"pooling must be one of {', '.join(steps)}; got {mode!r}")
-    for pooling, axes in steps[mode]:
-        # A size and stride of 1 leave an axis as it is.
-        sizes, strides = (
-            tuple(value if chosen else 1 for value, chosen in zip(pair, axes, strict=True))
-            for pair in (size, stride)
-        )
+    for pooling, (sizes, strides) in steps[mode]:
         x = pooling(sizes, strides, padding="same")(x)
     return x
 
@@ -94,7 +83,3 @@ class SharedKernelPooling(layers.Layer):
         # As a depthwise convolution: the kernel once per channel, (time, mel, channels, 1).
         kernel = ops.repeat(self.kernel, inputs.shape[-1], axis=2)
         return ops.depthwise_conv(inputs, kernel, self.strides, padding=self.padding)
-
-    def get_config(self):
-        names = "pool_size", "strides", "padding"
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from keras import ops
 
 from config import Config
 from solution import metrics
@@ -35,9 +34,10 @@ def build_stacker(n_classes: int, n_channels: int, learning_rate: float = 1e-4) 
     keras.Model: (batch, n_classes, n_channels) -> (batch, n_classes)
     """
     scores = keras.Input((n_classes, n_channels), name="scores")
-    x = LocallyConnected1D(
-        1,
-        kernel_initializer=LastChannel(),
+    x = keras.layers.EinsumDense(  # Keras 2's LocallyConnected1D(1, 1): a vector per class
+        "bpc,pcf->bpf",
+        output_shape=(n_classes, 1),
+        kernel_initializer=keras.initializers.Constant(np.eye(n_channels)[-1][:, None]),
         kernel_constraint=keras.constraints.UnitNorm(axis=1),  # over the channels
         name="models",
     )(scores)  # (classes, 1)
@@ -122,51 +122,3 @@ def train_stacker(
         for batch in split(order, config.stacker_batch_size):
             stacker.train_on_batch(inputs[batch], truth[batch])
     return kept
-
-
-@keras.saving.register_keras_serializable("freesound")
-class LocallyConnected1D(keras.layers.Layer):
-    """A bias-free dense layer of its own at every position: Keras 2's, with kernel size 1.
-
-    Input (batch, positions, channels); output (batch, positions, filters). The kernel is
-    (positions, channels, filters).
-    """
-
-    def __init__(
-        self, filters, kernel_initializer="glorot_uniform", kernel_constraint=None, **kwargs
-    ):
-        super().__init__(**kwargs)
-        self.filters = filters
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.kernel_constraint = keras.constraints.get(kernel_constraint)
-
-    def build(self, input_shape):
-        self.kernel = self.add_weight(
-            name="kernel",
-            shape=(*input_shape[1:], self.filters),
-            initializer=self.kernel_initializer,
-            constraint=self.kernel_constraint,
-        )
-
-    def call(self, inputs):
-        return ops.einsum("bpc,pcf->bpf", inputs, self.kernel)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
-        }
-
-
-@keras.saving.register_keras_serializable("freesound")
-class LastChannel(keras.initializers.Initializer):
-    """1 on the last input channel, 0 on the others, for kernels (positions, channels, filters)."""
-
-    def __call__(self, shape, dtype=None):
-        # A sum, not broadcast_to: PyTorch's would share its memory between the positions.
-        return ops.zeros(shape, dtype) + ops.eye(shape[1], dtype=dtype)[-1][:, None]
-
-    def get_config(self):
-        return {}

@@ -1,5 +1,6 @@
 """The log-mel front end as a layer: kapre 0.1's `Melspectrogram`, on the parts of kapre 0.4."""
 
+import inspect
 from numbers import Integral
 
 import keras
@@ -212,12 +213,8 @@ class Melspectrogram(keras.layers.Layer):
         return tuple(sizes[axis] for axis in self._axes(len(input_shape)))
 
     def get_config(self):
-        names = (
-            "n_dft n_hop sr n_mels fmin fmax padding power_melgram return_decibel_melgram"
-            " trainable_kernel trainable_fb htk norm image_data_format power_spectrogram"
-            " return_decibel_spectrogram"
-        )
-        return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
+        names = {*inspect.signature(self.__init__).parameters} - {"kwargs"}
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 def _is_count(value):

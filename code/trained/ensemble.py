@@ -15,7 +15,7 @@ import numpy as np
 
 from clips.prepare import PreparedClip
 from clips.store import in_memory
-from config import PREPROCESSING_SETTINGS, VIEW_SETTINGS, Config, from_json
+from config import PREPROCESSING_SETTINGS, VIEW_SETTINGS, Config, overridden
 from messages import InputError, MissingResult
 from solution import stacker
 from solution.crops import Views
@@ -108,10 +108,6 @@ def write(ensemble: Ensemble) -> None:
     """Write the description into the ensemble's folder."""
     values = dataclasses.asdict(ensemble)
     del values["folder"]
-    values["calibrations"] = {
-        name: {field: array.tolist() for field, array in calibration.items()}
-        for name, calibration in values["calibrations"].items()
-    }
     write_json(ensemble.folder / DESCRIPTION, values)
 
 
@@ -133,7 +129,7 @@ def read(folder: Path) -> Ensemble:
         )
     try:
         values = json.loads(path.read_text())
-        values["configs"] = [from_json(config) for config in values["configs"]]
+        values["configs"] = [overridden(Config(), config) for config in values["configs"]]
         values["stackers"] = [File(*file) for file in values["stackers"]]
         values["networks"] = {
             name: [File(*file) for file in files] for name, files in values["networks"].items()

@@ -158,13 +158,8 @@ class Averages:
         """
         networks, left = list(self._pending), self._deadline - time.monotonic()
         slowest = max(self._seconds.values(), default=0.0)
-
-        def seconds() -> float:
-            return sum(self._seconds.get(config.name, slowest) for config, _ in networks)
-
-        while networks and seconds() > left:
-            lightest = min(config.stack_weight for config, _ in networks)
-            networks.remove([one for one in networks if one[0].stack_weight == lightest][-1])
+        while networks and sum(self._seconds.get(c.name, slowest) for c, _ in networks) > left:
+            networks.remove(min(reversed(networks), key=lambda network: network[0].stack_weight))
         return networks
 
     def _score(self, config: Config, fold: int) -> np.ndarray:

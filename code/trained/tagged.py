@@ -82,13 +82,8 @@ def as_json(tagger, tagged: Tagged, top: int) -> dict:
             for start, end, scores in tagged.windows
         ]
         whole["segments"] = [
-            {
-                "start": round(start, 3),
-                "end": round(end, 3),
-                "tag": tag,
-                "probability": round(probability, 4),
-            }
-            for start, end, tag, probability in segments(tagger, tagged)
+            {"start": round(start, 3), "end": round(end, 3), "tag": tag, "probability": round(p, 4)}
+            for start, end, tag, p in segments(tagger, tagged)
         ]
     return whole
 
@@ -111,15 +106,10 @@ def write_csv(path: Path, tagger, tagged: list[Tagged]) -> None:
             scores.append(values)
     scores = np.reshape(scores, (-1, len(tagger.classes)))
     probabilities = tagger.calibration.probabilities(scores)
-    columns = table_columns(tagger.classes)
-    values = (scores, probabilities.round(6), tagger.calibration.present(probabilities))
-    table = pd.concat(
-        [
-            pd.DataFrame(places, columns=PLACE),
-            *(pd.DataFrame(v, columns=c) for v, c in zip(values, columns, strict=True)),
-        ],
-        axis=1,
-    )
+    parts = (places, scores, probabilities.round(6), tagger.calibration.present(probabilities))
+    columns = (PLACE, *table_columns(tagger.classes))
+    tables = [pd.DataFrame(part, columns=names) for part, names in zip(parts, columns, strict=True)]
+    table = pd.concat(tables, axis=1)
     # Not beside it and renamed: it may be a link or a device.
     table.to_csv(path, index=False, errors="surrogateescape")
 

@@ -270,6 +270,8 @@ class TestFaults:
     def test_missing_columns(self, root):
         self.edit(root, "train_curated.csv", lambda t: t.rename(columns={"labels": "tags"}))
         self.fail(root, "train_curated.csv: needs the column labels, but has fname, tags")
+        self.edit(root, "train_curated.csv", lambda t: t.rename(columns={"fname": "FName"}))
+        self.fail(root, "train_curated.csv: needs the column labels, but has FName, tags")
 
     def test_labels_joined_by_semicolons(self, root):
         path = root / "train_curated.csv"

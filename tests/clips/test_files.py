@@ -328,6 +328,21 @@ def test_two_unicode_forms_on_one_disk_are_not_one_for_the_other(root):
     assert [file.name for file in dataset.load(root)["test"].files] == names
 
 
+def test_two_unicode_forms_in_an_archive_without_encoding_are_two_clips(root):
+    forms = [unicodedata.normalize(form, "ö.wav").encode() for form in ("NFC", "NFD")]
+    pack(root, lambda i, name: forms[i] if i < 2 else name)
+    test = dataset.load(root)["test"]
+    assert len({*test.files}) == len({*test.fnames}) == 4
+    read_all(test)
+
+
+def test_folders_called_like_that_of_the_split_are_told_apart(root):
+    names = [f"audio_test/{'ab'[i % 2]}/test/{i // 2}.wav" for i in range(4)]
+    pack(root, lambda i, _: names[i])
+    list_test_clips(root, "b/test/0.wav", "a/test/0.wav")
+    assert [file.name for file in dataset.load(root)["test"].files] == [names[1], names[0]]
+
+
 @pytest.mark.parametrize(
     ("fname", "near"),
     [

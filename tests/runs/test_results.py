@@ -267,6 +267,17 @@ def test_force_makes_again(finished):
     assert "ensemble: made again, as --force says" in said
 
 
+def test_force_in_one_go_asks_for_a_fold_before_its_pretraining_is_there(finished):
+    root, _ = finished
+    folders = ("--input", root / "in", "--output", root / "out")
+    run = run_of(*folders, "--profile", "tiny", "--experiments", "v1mix", "--force")
+    for one in run.pretrainings():
+        assert run.is_pending(run.pretrained(one))
+    fold = run.fold(run.configs[0], 0)
+    assert run.is_pending(fold)
+    assert not fold.is_there()
+
+
 def test_what_an_interrupted_force_left_is_made_without_it(finished, monkeypatch):
     _, run = finished
 
