@@ -49,10 +49,16 @@ def train_norms(model, clips):
         model.get_layer("crop_branch")(clips["views"][:, 0, ..., None], training=True)
 
 
-@pytest.mark.parametrize("name", config.EXPERIMENTS)
-def test_equals_the_mean_of_the_three_views(name, tmp_path):
-    trained, clips = build_tagger(experiment(name, frontend="logmel"), N_CLASSES), views()
-    scorer = Scorer(experiment(name), N_CLASSES, trained)
+LEARNED = {"pooling": ("max", "conv")}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [*((name, {}) for name in config.EXPERIMENTS), ("v1mix", LEARNED)]
+)
+def test_equals_the_mean_of_the_three_views(name, settings, tmp_path):
+    wanted, clips = experiment(name, **settings), views()
+    trained = build_tagger(dataclasses.replace(wanted, frontend="logmel"), N_CLASSES)
+    scorer = Scorer(wanted, N_CLASSES, trained)
     untrained = scorer.score(clips)
     train_norms(trained, clips)
     scores = [trained.predict_on_batch(view(clips, number)) for number in range(3)]
@@ -65,10 +71,10 @@ def test_equals_the_mean_of_the_three_views(name, tmp_path):
     np.testing.assert_allclose(scored, np.mean(scores, axis=0), atol=1e-5)
 
     # From the file of a network that starts from waveforms, and from weights in memory.
-    on_waveforms = build_tagger(experiment(name), N_CLASSES)
+    on_waveforms = build_tagger(wanted, N_CLASSES)
     on_waveforms.set_weights(trained.get_weights())
     on_waveforms.save_weights(tmp_path / "a.weights.h5")
-    loaded, other = (Scorer(experiment(name), N_CLASSES) for _ in range(2))
+    loaded, other = (Scorer(wanted, N_CLASSES) for _ in range(2))
     loaded.load_weights(tmp_path / "a.weights.h5")
     np.testing.assert_array_equal(loaded.score(clips), scored)
     other.set_weights(loaded.weights)
