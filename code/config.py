@@ -107,7 +107,6 @@ class Config:
     # SpecAugment: so many frames and mel bands at most are silenced in each crop, in one piece.
     masked_frames: int = 0
     masked_mels: int = 0
-    equaliser: float = 0.0  # dB: each crop's mel bands are raised or lowered by up to this
 
     # Optimisation
     batch_size: int = 32
@@ -172,10 +171,8 @@ class Config:
         # Stored are decibels of mel powers, which nothing is learned of.
         other = "'waveform' with a trainable front end, another power, or without decibels"
         yield "frontend", waveform or (published and not self.trains_front_end), other
-        changed = self.masked_frames or self.masked_mels or self.equaliser
-        other = "'logmel' with masked_frames, masked_mels or equaliser"
-        yield "frontend", not (waveform and changed), other
-        yield "equaliser", 0 <= self.equaliser < math.inf, "0 or more"
+        masked = self.masked_frames or self.masked_mels
+        yield "frontend", not (waveform and masked), "'logmel' with masked_frames or masked_mels"
         for name, n in (("masked_frames", self.crop_frames), ("masked_mels", self.n_mels)):
             yield name, 0 <= getattr(self, name) <= n, f"0 to {n}, which there are"
 

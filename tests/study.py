@@ -79,7 +79,6 @@ VARIANTS = {
     # What they did not do.
     "waveforms": {"frontend": "waveform"},
     "SpecAugment": {"masked_frames": 26, "masked_mels": 16},
-    "equaliser": {"equaliser": 6.0},
     "drawn mixup": {"mixup_beta": 0.5},
     "Lq on noisy labels": {"pretraining": {"loss_q": 0.5}},
     "twice the epochs": {
@@ -92,7 +91,6 @@ VARIANTS = {
     },
     "longer": LONGER,
     "longer with Lq": {**LONGER, "pretraining": {**LONGER["pretraining"], "loss_q": 0.5}},
-    "longer with equaliser": {**LONGER, "equaliser": 6.0},
     "wider": {"block_filters": [16, 48, 96, 192], "gru_units": 64},
 }
 

@@ -15,8 +15,6 @@ import numpy as np
 from config import FRONT_END_SETTINGS, Config, Schedule
 from solution import logmel
 
-EQUALISED = (1, 5)  # bands between the lowest and the highest: 1 to 4
-
 
 class Clips(Protocol):
     """Clips as arrays, wherever they are."""
@@ -89,25 +87,6 @@ def mixup(
     return rate * sound + (1 - rate) * sound[other], labels
 
 
-def equalise(decibels: np.ndarray, config: Config, rng: np.random.Generator) -> None:
-    """Raise and lower the mel bands of each crop, in place: (batch, frames, n_mels).
-
-    As another microphone or room would: by decibels that are drawn for a few bands and, between
-    those, lie on straight lines. Silence stays.
-
-    References
-    ----------
-    Nam et al.: FilterAugment, ICASSP 2022, of the linear type. Published setting: none.
-    """
-    last = decibels.shape[-1] - 1
-    for crop in decibels:
-        inner = rng.choice(np.arange(1, last), rng.integers(*EQUALISED), replace=False)
-        bands = [0, *sorted(inner), last]
-        gains = rng.uniform(-config.equaliser, config.equaliser, len(bands))
-        heard = crop > logmel.FLOOR_DB
-        crop += heard * np.interp(np.arange(last + 1), bands, gains)  # (frames, n_mels)
-
-
 def mask(decibels: np.ndarray, config: Config, rng: np.random.Generator) -> None:
     """Silence, in each crop, some frames and some mel bands, in place: (batch, frames, n_mels).
 
@@ -160,8 +139,6 @@ def training_batch(
     cut, sizes, length = crop_source(examples.store, config)
     sound = np.stack([cut(clip, random_start(sizes[clip], length, rng), length) for clip in clips])
     labels = smooth_labels(examples.labels[clips], config.label_smoothing)
-    if config.equaliser:
-        equalise(sound, config, rng)
     if rng.random() < mixup_prob:
         sound, labels = mixup(sound, labels, config, rng)
     if config.frontend == "logmel":

@@ -227,31 +227,6 @@ def test_masks_are_drawn_for_each_crop(examples):
     assert len(set(np.concatenate(silent))) > 2
 
 
-@given(st.floats(0, 12), st.integers(0, 2**32))
-def test_an_equaliser_raises_and_lowers_bands_smoothly_and_leaves_silence(decibels, seed):
-    config = Config(frontend="logmel", equaliser=decibels)
-    before = np.random.default_rng(seed).uniform(-90, 20, (3, 10, 64)).astype(np.float32)
-    before[:, 4] = logmel.FLOOR_DB
-    after = before.copy()
-    crops.equalise(after, config, np.random.default_rng(seed))
-    assert (after[:, 4] == logmel.FLOOR_DB).all()
-    for gains in np.delete(after - before, 4, axis=1):  # (frames, n_mels) of each crop
-        np.testing.assert_allclose(gains, gains[:1].repeat(9, axis=0), atol=1e-4)
-        assert np.abs(gains).max() <= decibels + 1e-4
-        bends = np.abs(np.diff(gains[0], n=2)) > 1e-3
-        assert bends.sum() <= 4  # straight lines between a few bands
-
-
-def test_crops_of_a_batch_are_equalised_each_in_its_own_way(examples):
-    config = dataclasses.replace(CONFIG, frontend="logmel", batch_size=len(SIZES))
-    ((plain, _),), ((changed, _),) = (
-        epoch_of(examples, one) for one in (config, dataclasses.replace(config, equaliser=6.0))
-    )
-    changes = np.abs(changed["audio"] - plain["audio"]).max(axis=(1, 2))  # (clips,), dB
-    assert 0.1 < changes.min() < changes.max() < 25
-    assert len({*changes.round(3)}) == len(SIZES)
-
-
 def test_each_epoch_has_its_own_reproducible_chance():
     def drawn(part, epoch, **settings):
         config = dataclasses.replace(CONFIG, **settings)

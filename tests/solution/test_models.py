@@ -63,7 +63,6 @@ def test_log_mel_front_end_has_the_same_network():
     [
         {"frontend": "mfcc"},
         {"masked_mels": 1},
-        {"equaliser": 3.0},
         {"n_views": 2},
         {"stem": "wide"},
         {"pooling": ("x", "x")},
