@@ -226,23 +226,23 @@ class Appender:
 
 def open_appenders(
     layout: dict[Path, tuple[type, tuple[int, ...]]], checkpoint: Checkpoint
-) -> tuple[list[Appender], dict[str, np.ndarray]]:
-    """Appenders that go on after what `commit` saved, and what it saved beside; else from nothing.
+) -> list[Appender]:
+    """Appenders that go on after what `commit` saved; else from nothing.
 
     layout : the files, and their dtypes and shapes of rows
     """
     saved = checkpoint.load()
     if saved:
         try:
-            files = zip(layout.items(), saved.pop("progress").tolist(), strict=True)
-            return [Appender(path, *kind, *progress) for (path, kind), progress in files], saved
+            files = zip(layout.items(), saved["progress"].tolist(), strict=True)
+            return [Appender(path, *kind, *progress) for (path, kind), progress in files]
         except (OSError, ValueError) as error:
             print(f"warning: {error}: starting again")
     checkpoint.remove()  # of another source, perhaps
-    return [Appender(path, *kind) for path, kind in layout.items()], {}
+    return [Appender(path, *kind) for path, kind in layout.items()]
 
 
-def commit(appenders: list[Appender], checkpoint: Checkpoint, **arrays: np.ndarray) -> None:
+def commit(appenders: list[Appender], checkpoint: Checkpoint) -> None:
     """First the files, then the checkpoint: it never speaks of rows that are not on the disk."""
     progress = [[len(appender), appender.commit()] for appender in appenders]
-    checkpoint.save({"progress": np.array(progress, np.int64), **arrays})
+    checkpoint.save({"progress": np.array(progress, np.int64)})

@@ -61,7 +61,7 @@ class Derived:
         Returns size and checksum of the file, as `Result.seal` takes them.
         """
         layout = {path: (self.dtype, self.row(config))}
-        (array,), _ = storage.open_appenders(layout, checkpoint)
+        (array,) = storage.open_appenders(layout, checkpoint)
         # Clips without rows: those at the end of what is there do no harm.
         done = np.searchsorted(self.n_rows(store, config).cumsum(), len(array), "right")
         batches = crops.split(np.arange(done, len(store)), self.at_once)

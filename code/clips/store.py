@@ -11,6 +11,7 @@ grow with the number of clips: the writer appends, and each crop is read by itse
 be held in memory instead (`in_memory`).
 """
 
+import contextlib
 import csv
 import io
 from pathlib import Path
@@ -24,7 +25,7 @@ from clips.prepare import PreparedClip
 from config import FRONT_END_SETTINGS, Config
 from solution import logmel
 from solution.features import N_FEATURES, NUM_STEPS
-from storage import Checkpoint, written_whole
+from storage import Checkpoint
 
 SECONDS_PER_LENGTH_UNIT = 10  # the length feature is in tens of seconds
 BATCH_CLIPS = 256  # after an interruption, they and what was being prepared are done again
@@ -64,53 +65,52 @@ class Writer:
     settings : dict
         `PREPROCESSING_SETTINGS` with their values.
     checkpoint : Checkpoint
-        Where the table so far is saved after every batch, with checksums of the arrays so far. What
-        came from another source, or is not as it was written, is started anew.
+        Where sizes and checksums of the files are saved after every batch. What came from another
+        source, or is not as it was written, is started anew.
 
     Use as a context manager; `len` is the number of clips that are in already.
     """
 
     def __init__(self, folder: Path, settings: dict, checkpoint: Checkpoint):
         folder.mkdir(parents=True, exist_ok=True)
-        self._path, self._settings, self._checkpoint = folder / TABLE, settings, checkpoint
-        layout = array_layout(folder)
-        self._arrays, saved = storage.open_appenders(layout, checkpoint)
-        self._table = bytearray(saved["table"] if saved else _csv_line(ClipRow._fields))
+        self._settings, self._checkpoint = settings, checkpoint
+        layout = array_layout(folder) | {folder / TABLE: (np.uint8, ())}
+        self._files = storage.open_appenders(layout, checkpoint)
+        *_, table = self._files
+        if not len(table):
+            table.append(_csv_line(ClipRow._fields))
 
     def __len__(self) -> int:
-        return len(self._arrays[-1])
+        _, features, _ = self._files
+        return len(features)
 
     def append(self, fname: str, clip: PreparedClip) -> None:
-        samples, features = self._arrays
+        samples, features, table = self._files
         features.append(clip.features[None])
-        self._table += _csv_line(_row(fname, clip, samples.append(clip.samples), self._settings))
+        table.append(_csv_line(_row(fname, clip, samples.append(clip.samples), self._settings)))
         if len(self) % BATCH_CLIPS == 0:
-            self._commit()
-
-    def _commit(self) -> None:
-        table = np.frombuffer(bytes(self._table), np.uint8)
-        storage.commit(self._arrays, self._checkpoint, table=table)
+            storage.commit(self._files, self._checkpoint)
 
     def __enter__(self):
         return self
 
     def __exit__(self, error_type, *_):
-        if error_type is None:
-            self._commit()
-            with written_whole(self._path) as part:
-                part.write_bytes(self._table)
-        for array in self._arrays:
-            array.close()
+        with contextlib.ExitStack() as closing:  # all of them, though one fails on a full disk
+            for file in self._files:
+                closing.callback(file.close)
+            if error_type is None:
+                storage.commit(self._files, self._checkpoint)
 
     def written(self) -> dict[Path, list]:
-        """Size and checksum of each array, as `Result.seal` takes them."""
-        return {path: known for array in self._arrays for path, known in array.written().items()}
+        """Size and checksum of each file, as `Result.seal` takes them."""
+        return {path: known for file in self._files for path, known in file.written().items()}
 
 
-def _csv_line(values: tuple) -> bytes:
+def _csv_line(values: tuple) -> np.ndarray:
+    """Of bytes, uint8 (n,)."""
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue().encode()
+    return np.frombuffer(text.getvalue().encode(), np.uint8)
 
 
 def _row(fname: str, clip: PreparedClip, first_sample: int, settings: dict) -> ClipRow:

@@ -142,8 +142,8 @@ class TestInterruptedWriter:
         assert len(open_writer(tmp_path / "store", SETTINGS)) == 0
 
     @pytest.mark.parametrize("damage", ["truncated", "flipped"])
-    @pytest.mark.parametrize("name", clipstore.ARRAYS)
-    def test_damaged_arrays_are_named_and_started_again(
+    @pytest.mark.parametrize("name", clipstore.STORE_FILES)
+    def test_damaged_files_are_named_and_started_again(
         self, tmp_path, source, name, damage, capsys
     ):
         self.interrupt(tmp_path / "store", source, 5)
@@ -159,7 +159,7 @@ class TestInterruptedWriter:
         self.interrupt(tmp_path / "store", source, 5)
         path = tmp_path / "store" / "store.checkpoint"
         content = bytearray(path.read_bytes())
-        content[content.index(b"fname") + 50] ^= 1
+        content[content.index(b"progress") + 170] ^= 1  # in the array
         path.write_bytes(content)
         assert len(open_writer(tmp_path / "store", SETTINGS)) == 0
         assert "store.checkpoint is damaged and not used" in capsys.readouterr().out
