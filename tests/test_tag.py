@@ -1,5 +1,6 @@
 """Tags from the command line and from Python are the ensemble's scores; faults cost one file."""
 
+import dataclasses
 import importlib.util
 import io
 import json
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import keras
 import librosa
 import numpy as np
 import pandas as pd
@@ -20,7 +22,8 @@ import soundfile as sf
 import config
 import messages
 from fast import precision
-from messages import InputError
+from messages import InputError, MissingResult
+from storage import size_and_checksum
 from tag import Tagger
 from trained import ensemble
 from trained.tagged import Tagged, as_text, write_csv, write_labels
@@ -244,6 +247,18 @@ class TestTagger:
                 Tagger(root / "out")
         finally:
             weights.write_bytes(content)
+
+    def test_stackers_of_another_version_are_refused(self, root, tmp_path):
+        old = ensemble.read(root / "out")
+        layers = [keras.Input((5,)), keras.layers.Dense(3, name="models")]
+        (tmp_path / "stacker").mkdir()
+        keras.Sequential(layers).save_weights(tmp_path / "stacker" / "fold0.weights.h5")
+        known = size_and_checksum(tmp_path / "stacker" / "fold0.weights.h5")
+        file = ensemble.File("stacker/fold0.weights.h5", *known)
+        other = dataclasses.replace(old, folder=tmp_path, stackers=[file])
+        scores = {config.name: np.zeros((1, len(other.classes))) for config in other.configs}
+        with pytest.raises(MissingResult, match="another version of this project: run ensemble"):
+            other.stack(scores)
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])

@@ -99,9 +99,16 @@ class Ensemble:
 
     @functools.cached_property
     def _stackers(self) -> list[list[np.ndarray]]:
-        """The weights of each stacker."""
+        """The weights of each stacker; MissingResult as of `find`, or if Keras cannot read them."""
         shape = len(self.classes), len(self.configs) + 1
-        return [stacker.read_weights(self.find(file), *shape) for file in self.stackers]
+        paths = [self.find(file) for file in self.stackers]
+        try:
+            return [stacker.read_weights(path, *shape) for path in paths]
+        except ValueError as error:  # the layers had other names
+            raise MissingResult(
+                f"the stackers in {self.folder} are of another version of this project: run "
+                "ensemble again"
+            ) from error
 
 
 def write(ensemble: Ensemble) -> None:
