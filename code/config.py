@@ -247,7 +247,8 @@ PROFILES = {
     "published": Profile(("msc_1.0", "max3exam", "v1mix", "msc_2.0", "msc_1.5", "se"), {}),
     # Real data on a laptop without a GPU.
     "small": Profile(("v1mix", "max3exam"), _SMALL),
-    # The same networks, not as faithful and better: twice the epochs, and mixup in most of them.
+    # The same networks, not as published: twice the epochs, and mixup in most of them. Better on
+    # orchestra clips, not on those of ESC-10 (tests/README.md).
     "best": Profile(
         ("v1mix", "max3exam"),
         {

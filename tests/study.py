@@ -196,7 +196,7 @@ def differences(scores: pd.DataFrame, names: list[str], base: str = BASE) -> pd.
                 difference = ""
             elif len(both) > 1:
                 half = stats.t.ppf(0.975, len(both) - 1) * by_seed.sem()
-                difference += f" ± {half:.4f}" + " (noise)" * (abs(by_seed.mean()) <= half)
+                difference += f" ± {half:.4f}" + " (noise)" * bool(abs(by_seed.mean()) <= half)
             rows[name][part] = f"{both[part][name].mean():.4f}"
             rows[name][f"{part}, difference"] = difference
     return pd.DataFrame(rows).T
