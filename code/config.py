@@ -248,7 +248,7 @@ PROFILES = {
     # Real data on a laptop without a GPU.
     "small": Profile(("v1mix", "max3exam"), _SMALL),
     # The same networks, not as published: twice the epochs, and mixup in most of them. Better on
-    # orchestra clips, not on those of ESC-10 (tests/README.md).
+    # orchestra clips, not shown to be on ESC-10 (tests/README.md).
     "best": Profile(
         ("v1mix", "max3exam"),
         {
