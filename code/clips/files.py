@@ -189,10 +189,11 @@ class Clips:
     def find(self, fname: str) -> list[ClipFile]:
         """The files that a table may mean by this: several, where it does not say which."""
         # What is before the folder is another machine's.
-        wanted = re.sub(f".*/({'|'.join(self._folders)})/", r"\1/", same_name(fname))
+        path = same_name(fname)
+        wanted = re.sub(f".*/({'|'.join(self._folders)})/", r"\1/", path)
         found = self._index.get(wanted.casefold(), [])
         by_name = [file for file in found if file.name == fname]
-        by_path = [file for file in found if self.paths[file] in (wanted, same_name(fname))]
+        by_path = [file for file in found if self.paths[file] in (path, wanted)]
         by_end = [file for file in found if f"/{self.paths[file]}".endswith(f"/{wanted}")]
         found = by_name or by_path or by_end or found
         return [file for file in found if file.container == found[0].container]

@@ -263,4 +263,4 @@ def latest_figures(root: Path) -> list:
         if not studies:
             return []
         study = optuna.load_study(study_name=studies[-1].study_name, storage=url(root))
-        return figures(study) if best_first(study) else []
+    return figures(study) if best_first(study) else []

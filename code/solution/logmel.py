@@ -37,6 +37,12 @@ def mel_matrix(sample_rate: int, n_dft: int, n_mels: int, **bands) -> np.ndarray
     return librosa.filters.mel(sr=sample_rate, n_fft=n_dft, n_mels=n_mels, **bands)
 
 
+@functools.cache
+def hann_window(n_dft: int) -> np.ndarray:
+    """Periodic Hann window: float32 (n_dft,)."""
+    return scipy.signal.get_window("hann", n_dft).astype(np.float32)
+
+
 def log_mel(
     waveform: np.ndarray,
     sample_rate: int,
@@ -72,11 +78,10 @@ def log_mel(
     padded = np.pad(waveform, (left, right))
     windows = sliding_window_view(padded, n_dft)[::n_hop]  # (frames, n_dft)
     matrix = mel_matrix(sample_rate, n_dft, n_mels, **bands)
-    window = scipy.signal.get_window("hann", n_dft).astype(np.float32)  # periodic
     spectrogram = np.empty((n_frames, n_mels), np.float32)
     for first in range(0, n_frames, BLOCK_FRAMES):
         block = slice(first, first + BLOCK_FRAMES)
-        spectrum = scipy.fft.rfft(windows[block] * window)  # (block, n_dft / 2 + 1)
+        spectrum = scipy.fft.rfft(windows[block] * hann_window(n_dft))  # (block, n_dft / 2 + 1)
         mel = (spectrum.real**2 + spectrum.imag**2) @ matrix.T  # (block, n_mels)
         if power_melgram != 2.0:
             mel = np.maximum(mel, FLOOR_POWER**2) ** (power_melgram / 2)
