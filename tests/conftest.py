@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +38,12 @@ TINY = {
     "training": config.Schedule(2, milestones=(1,), mixup_prob=0.6),
     "stacker_epochs": 20,
 }
+
+
+@pytest.fixture(autouse=True)
+def same_initial_weights():
+    """In each run of a test: Keras draws their seeds from `random`."""
+    random.seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -107,9 +107,10 @@ def test_a_trained_front_end_scores_the_waveforms(trained, tmp_path):
         weight.assign(weight * 10 ** rng.uniform(-3, 3, weight.shape))
     scorer.refold()
     scored = scorer.score(clips)
-    assert np.abs(scored - untrained).max() > 1e-3
+    # A network that has learnt nothing hardly tells sounds apart.
+    assert np.abs(scored - untrained).max() > 1e-4
     expected = [network.predict_on_batch(view(clips, number)) for number in range(3)]
-    np.testing.assert_allclose(scored, np.mean(expected, axis=0), atol=1e-5)
+    np.testing.assert_allclose(scored, np.mean(expected, axis=0), atol=1e-6)
 
     network.save_weights(tmp_path / "a.weights.h5")
     loaded, other = (Scorer(chosen, N_CLASSES) for _ in range(2))
