@@ -313,6 +313,12 @@ def test_unknown_experiments_and_folds(finished, run_stage, arguments, message):
         run_stage("train", *finished[2], *arguments)
 
 
+def test_folds_that_are_no_numbers(run_stage, capsys):
+    with pytest.raises(SystemExit):
+        run_stage("train", "--folds", "0,x")
+    assert "argument --folds: must be whole numbers, as 0,3, not '0,x'" in capsys.readouterr().err
+
+
 def test_experiments_with_other_log_mels_are_refused(finished, run_stage, monkeypatch):
     other = dataclasses.replace(config.EXPERIMENTS["v1mix"], name="mine", sample_rate=22_050)
     monkeypatch.setitem(config.EXPERIMENTS, "mine", other)

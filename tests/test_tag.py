@@ -23,6 +23,7 @@ import config
 import messages
 from fast import precision
 from messages import InputError, MissingResult
+from solution.scoring import Scorer
 from storage import size_and_checksum
 from tag import Tagger
 from trained import ensemble
@@ -259,6 +260,18 @@ class TestTagger:
         scores = {config.name: np.zeros((1, len(other.classes))) for config in other.configs}
         with pytest.raises(MissingResult, match="another version of this project: run ensemble"):
             other.stack(scores)
+
+    def test_networks_of_another_version_are_refused(self, root, tmp_path):
+        old = ensemble.read(root / "out")
+        keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)]).save_weights(
+            tmp_path / "fold0.weights.h5"
+        )
+        known = size_and_checksum(tmp_path / "fold0.weights.h5")
+        networks = {"v1mix": [ensemble.File("fold0.weights.h5", *known)]}
+        other = dataclasses.replace(old, folder=tmp_path, folds=[0], networks=networks)
+        scorer = Scorer(old.configs[0], len(old.classes))
+        with pytest.raises(MissingResult, match="another version of this project: run train"):
+            other.load(scorer, 0)
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])

@@ -135,7 +135,11 @@ def number(text: str) -> int:
 
 
 def numbers(text: str) -> list[int]:
-    return [int(number) for number in names(text)]
+    """ "0,3" -> [0, 3]; argparse says what is wrong with others."""
+    try:
+        return [int(number) for number in names(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be whole numbers, as 0,3, not {text!r}") from None
 
 
 def parser(description: str) -> argparse.ArgumentParser:

@@ -4,9 +4,11 @@ The description names every file, relative to itself, with its size and checksum
 may be copied anywhere, and nothing but its folder has to be named.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -69,9 +71,27 @@ class Ensemble:
         return path
 
     def load(self, scorer: Scorer, fold: int) -> None:
-        """Give the scorer of an experiment the weights of one fold; MissingResult as of `find`."""
-        files = self.networks[scorer.config.name]
-        scorer.load_weights(self.find(files[self.folds.index(fold)]))
+        """Give the scorer of an experiment the weights of one fold.
+
+        Raises
+        ------
+        MissingResult
+            As of `find`, or if they do not fit the network.
+        """
+        path = self.find(self.networks[scorer.config.name][self.folds.index(fold)])
+        with self._of_this_version("networks", "train"):
+            scorer.load_weights(path)
+
+    @contextlib.contextmanager
+    def _of_this_version(self, what: str, stage: str) -> Iterator[None]:
+        """MissingResult for weights of layers that have other names or shapes here."""
+        try:
+            yield
+        except ValueError as error:
+            raise MissingResult(
+                f"the {what} in {self.folder} are of another version of this project: run "
+                f"{stage} again"
+            ) from error
 
     def stack(self, scores: dict[str, np.ndarray]) -> np.ndarray:
         """The stackers' scores from those of the experiments.
@@ -99,16 +119,11 @@ class Ensemble:
 
     @functools.cached_property
     def _stackers(self) -> list[list[np.ndarray]]:
-        """The weights of each stacker; MissingResult as of `find`, or if Keras cannot read them."""
+        """The weights of each stacker; MissingResult as of `load`."""
         shape = len(self.classes), len(self.configs) + 1
         paths = [self.find(file) for file in self.stackers]
-        try:
+        with self._of_this_version("stackers", "ensemble"):
             return [stacker.read_weights(path, *shape) for path in paths]
-        except ValueError as error:  # the layers had other names
-            raise MissingResult(
-                f"the stackers in {self.folder} are of another version of this project: run "
-                "ensemble again"
-            ) from error
 
 
 def write(ensemble: Ensemble) -> None:
