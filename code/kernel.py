@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import importlib.util
 import os
 import re
 import shlex
@@ -32,11 +33,16 @@ def write_dataset(folder: Path, ensemble: Ensemble, user: str) -> None:
         (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ensemble.find(file), folder / file.path)
     trained.write(dataclasses.replace(ensemble, folder=folder))
-    with zipfile.ZipFile(folder / "library.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+    packed = {"compression": zipfile.ZIP_DEFLATED, "strict_timestamps": False}  # of 1970, too
+    with zipfile.ZipFile(folder / "library.zip", "w", **packed) as archive:
         for name in LIBRARY:
             modules = [CODE / name] if name.endswith(".py") else sorted((CODE / name).glob("*.py"))
             for module in modules:
                 archive.write(module, module.relative_to(CODE))
+        if any(config.trains_front_end for config in ensemble.configs):
+            kapre = Path(importlib.util.find_spec("kapre").origin).parent  # not in Kaggle's image
+            for module in sorted(kapre.glob("*.py")):
+                archive.write(module, module.relative_to(kapre.parent))
     about = {"title": DATASET.replace("-", " "), "id": f"{user}/{DATASET}"}
     write_json(folder / "dataset-metadata.json", {**about, "licenses": [{"name": "other"}]})
 

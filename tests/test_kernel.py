@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -18,6 +19,7 @@ import pytest
 import kernel
 from messages import PipelineError
 from tag import Tagger
+from trained import ensemble as trained
 
 
 def run_kernel(out, *options):
@@ -89,6 +91,22 @@ class TestFolders:
         for metadata in (about, of_kernel):
             assert metadata["title"].lower().replace(" ", "-") == metadata["id"].split("/")[1]
             assert 6 <= len(metadata["title"]) <= 50
+
+    def test_a_learned_front_end_brings_kapre_along(self, finished_run, tmp_path, monkeypatch):
+        code = shutil.copytree(kernel.CODE, tmp_path / "code")
+        os.utime(code / "config.py", (0, 0))  # as in images that are built reproducibly
+        monkeypatch.setattr(kernel, "CODE", code)
+        ensemble = trained.read(finished_run[0] / "out")
+        learned = [dataclasses.replace(one, trainable_fb=True) for one in ensemble.configs]
+        kernel.write_dataset(tmp_path, dataclasses.replace(ensemble, configs=learned), "someone")
+        program = "import kapre.time_frequency; print(kapre.__file__)"
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONPATH": str(tmp_path / "library.zip")},
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout.strip() == str(tmp_path / "library.zip" / "kapre" / "__init__.py")
 
     def test_the_commands_name_them(self, made):
         assert "kaggle datasets create --dir-mode zip -p " in made[1]  # else folders are skipped

@@ -15,7 +15,7 @@ from clips import dataset, prepare
 from clips.files import ClipFile
 from clips.prepare import PreparedClip
 from config import PREPROCESSING_SETTINGS, Config
-from messages import first_few, progress_bar
+from messages import PipelineError, first_few, progress_bar
 from solution.scoring import Scorer
 from storage import written_whole
 from trained import ensemble as trained
@@ -47,6 +47,8 @@ def make(
     ------
     MissingResult, InputError
         If there is no ensemble, no sample submission with its classes, or none of its clips.
+    PipelineError
+        If no network has worked, so that all scores are equal.
     """
     began = time.monotonic()
     deadline = (began if started is None else started) + 60 * minutes * (1 - RESERVE)
@@ -65,11 +67,12 @@ def make(
     averages = Averages(ensemble, read_test(test, ensemble.configs, deadline), deadline)
     while averages.score_next():
         write(ensemble.mean(averages.scores), f"mean of {averages}")
-    if averages.scores:
-        try:
-            write(ensemble.stack(averages.scores), f"stacked {averages}")
-        except Exception as error:  # whatever it is, there is a submission
-            print(f"warning: not stacked, so the mean stays: {error!r}", flush=True)
+    if not averages.scores:
+        raise PipelineError(f"{path.name} has equal scores: no network has worked (see above)")
+    try:
+        write(ensemble.stack(averages.scores), f"stacked {averages}")
+    except Exception as error:  # whatever it is, there is a submission
+        print(f"warning: not stacked, so the mean stays: {error!r}", flush=True)
 
 
 def read_test(
