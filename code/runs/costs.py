@@ -35,17 +35,19 @@ def recorded(run: Run, stage: str) -> Iterator[None]:
             "precision": _precision(run) if stage in COMPUTING else "",
         }
         path = run.root / TABLE
-        pd.DataFrame([row]).to_csv(path, mode="a", header=not path.is_file(), index=False)
+        empty = not path.is_file() or not path.stat().st_size  # as a full disk leaves it
+        pd.DataFrame([row]).to_csv(path, mode="a", header=empty, index=False)
 
 
 def totals(folder: Path) -> pd.DataFrame:
     """By stage: minutes of all its runs together, the most memory, and where it ran last; empty
     where nothing was recorded."""
-    path = folder / TABLE
     kinds = {"minutes": "sum", "gigabytes": "max", "machine": "last", "precision": "last"}
-    if not path.is_file():
-        return pd.DataFrame(columns=["stage", *kinds])
-    rows = pd.read_csv(path, on_bad_lines="skip", keep_default_na=False)
+    try:
+        rows = pd.read_csv(folder / TABLE, on_bad_lines="skip", keep_default_na=False)
+    except (FileNotFoundError, pd.errors.EmptyDataError):
+        rows = pd.DataFrame()
+    rows = rows.reindex(columns=["stage", *kinds])  # a file that lost its header has none of them
     for name in ("minutes", "gigabytes"):
         rows[name] = pd.to_numeric(rows[name], errors="coerce")
     return rows.groupby("stage", sort=False).agg(kinds).reset_index()

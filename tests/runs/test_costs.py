@@ -44,3 +44,12 @@ def test_networks_have_a_precision_and_preprocessing_none(run):
 
 def test_nothing_recorded_is_an_empty_table(tmp_path):
     assert costs.totals(tmp_path).empty
+
+
+@pytest.mark.parametrize("left", ["", "train,2026-11-30 12:00:00,1.5,0.4,a machine,float32\n"])
+def test_a_table_that_a_full_disk_left_without_its_header(run, left):
+    (run.root / "stages.csv").write_text(left)
+    assert costs.totals(run.root).empty
+    with costs.recorded(run, "train"):
+        pass
+    assert len(costs.totals(run.root)) == (not left)
