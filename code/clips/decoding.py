@@ -1,8 +1,9 @@
 """Audio files as waveforms: decoded, mixed down and resampled."""
 
 import os
+import struct
 from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import BinaryIO
 
 import librosa
@@ -63,6 +64,8 @@ def read_clip(file: str | BinaryIO, sample_rate: int) -> np.ndarray:
         else:
             with sound:
                 rate, waveform = _decode(sound)
+            if not len(waveform) and _is_unfinished(file):
+                rate, waveform = _decode_with_ffmpeg(file, "holds no samples")
     except NOT_DECODED as error:
         raise UnreadableClip(f"cannot be decoded ({_first_line(error)})") from error
     if not len(waveform):
@@ -96,6 +99,19 @@ def duration(file: BinaryIO) -> float:
         return len(waveform) / rate if rate else 0.0
 
 
+def _is_unfinished(file: str | BinaryIO) -> bool:
+    """Is it a WAV file whose header was to be completed at the end, as where a recorder lost its
+    power? It promises less than there is."""
+    with _opened(file) as stream:
+        stream.seek(0)
+        name, size = struct.unpack("<4sI", stream.read(8))
+        return name == b"RIFF" and 8 + size < stream.seek(0, os.SEEK_END)
+
+
+def _opened(file: str | BinaryIO) -> AbstractContextManager[BinaryIO]:
+    return open(file, "rb") if isinstance(file, str | os.PathLike) else nullcontext(file)
+
+
 def _decode(sound: sf.SoundFile) -> tuple[int, np.ndarray]:
     """The sample rate, and float32 (samples,)."""
     _require_rate(sound.samplerate)
@@ -123,8 +139,8 @@ def _ffmpeg_blocks(file: str | BinaryIO, fault: str) -> Iterator[tuple[int, np.n
         raise ValueError(
             f"{fault.rstrip('.')}; m4a, webm, wma and others take PyAV, pip install av"
         ) from None
-    is_path, rate, kind = isinstance(file, str | os.PathLike), None, None
-    with open(file, "rb") if is_path else nullcontext(file) as stream:
+    rate, kind = None, None
+    with _opened(file) as stream:
         stream.seek(0)
         if not stream.read(1):
             raise ValueError("it is empty")

@@ -97,6 +97,27 @@ def test_a_file_without_samples_is_unreadable(tmp_path):
         read_clip(tmp_path / "clip.wav", RATE)
 
 
+@pytest.mark.parametrize("as_path", [True, False])
+def test_a_recording_whose_header_was_never_completed_is_read(tmp_path, as_path):
+    path = tmp_path / "clip.wav"
+    sf.write(path, tone(0.1), RATE, subtype="PCM_16")
+    whole, content = read_clip(path, RATE), bytearray(path.read_bytes())
+    for place in (4, content.index(b"data") + 4):  # sizes of the file and of its samples
+        content[place : place + 4] = bytes(4)
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read_clip(path if as_path else io.BytesIO(content), RATE), whole)
+
+
+def test_what_follows_no_samples_is_no_sound():
+    stream = io.BytesIO()
+    sf.write(stream, np.zeros(0), RATE, format="WAV", subtype="PCM_16")
+    chunk = b"LIST" + (26).to_bytes(4, "little") + b"INFOISFT" + bytes(18)
+    content = bytearray(stream.getvalue() + chunk)
+    content[4:8] = (len(content) - 8).to_bytes(4, "little")
+    with pytest.raises(UnreadableClip, match="holds no samples"):
+        read_clip(io.BytesIO(content), RATE)
+
+
 @given(st.binary(max_size=2000), st.integers(0, 3))
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=100)
 def test_any_bytes_give_audio_or_one_kind_of_error(content, n_intact):
