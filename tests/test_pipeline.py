@@ -504,6 +504,29 @@ class TestEnds:
             run_stage("train", "--output", tmp_path, *option)
         assert capsys.readouterr().err.strip() == then
 
+    @pytest.mark.parametrize(
+        ("second", "cleans_up"),
+        [
+            (signal.SIGTERM, True),  # by run.sh, after Ctrl-C
+            (signal.SIGINT, False),  # by somebody who does not want to wait
+        ],
+    )
+    def test_interrupted_while_it_cleans_up(self, second, cleans_up, capsys):
+        done = []
+
+        def work():
+            with command_line.errors_in_one_line("go on"):
+                try:
+                    os.kill(os.getpid(), signal.SIGINT)
+                finally:
+                    os.kill(os.getpid(), second)
+                    done.append("cleaned up")
+
+        with pytest.raises(SystemExit, match="130"):
+            work()
+        assert bool(done) == cleans_up
+        assert capsys.readouterr().err.strip() == "stopped; go on"
+
     def test_with_nobody_to_read_what_it_prints(self):
         program = (
             "from runs import command_line\n"

@@ -245,8 +245,11 @@ def errors_in_one_line(then: str, memory: str = "end other programs") -> Iterato
     interruptions = []
 
     def interrupt(number, frame):
+        # Of Ctrl-C run.sh makes a second signal, another one, which is not to end the cleaning up.
+        again = number in interruptions
         interruptions.append(number)
-        raise KeyboardInterrupt
+        if again or len(interruptions) == 1:
+            raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
