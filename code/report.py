@@ -97,7 +97,8 @@ def class_table(run: Run, curated: Scored) -> pd.DataFrame:
     """per_class.csv, and what each class is taken for."""
     unknown = dict.fromkeys(("OOF lwlrap", "test lwlrap"), "")  # a class may be called "nan"
     path = run.ensemble.path("per_class.csv")
-    table = pd.read_csv(path, keep_default_na=False, na_values=unknown)
+    names = {"class": str}  # as 007
+    table = pd.read_csv(path, dtype=names, keep_default_na=False, na_values=unknown)
     return table.assign(confusions=findings.confusions(curated, run.dataset.classes))
 
 

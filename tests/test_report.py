@@ -123,6 +123,13 @@ def hostile_page(copied_run):
     return run.root / "report.html"
 
 
+def test_classes_that_are_numbers_keep_their_zeros(copied_run):
+    path, names = copied_run.root / "per_class.csv", ["001", "02", "1e5"]
+    pd.read_csv(path).assign(**{"class": names}).to_csv(path, index=False)
+    curated = report.score(copied_run)["curated"]
+    assert list(report.class_table(copied_run, curated)["class"]) == names
+
+
 # --- in a browser ---------------------------------------------------------------------------------
 
 
