@@ -76,6 +76,7 @@ VARIANTS = {
     "hop 500": {"n_hop": 500},
     "hop 512": {"n_hop": 512},
     "Keras 3's Nadam": {"schedule_decay": 1.0},
+    "float32": {"precision": "float32"},
     # What they did not do.
     "waveforms": {"frontend": "waveform"},
     "SpecAugment": {"masked_frames": 26, "masked_mels": 16},
