@@ -33,16 +33,15 @@ def write_dataset(folder: Path, ensemble: Ensemble, user: str) -> None:
         (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ensemble.find(file), folder / file.path)
     trained.write(dataclasses.replace(ensemble, folder=folder))
+    library = [CODE / name for name in LIBRARY]
+    if any(config.trains_front_end for config in ensemble.configs):
+        kapre = importlib.util.find_spec("kapre")  # which Kaggle's image lacks
+        library.append(Path(kapre.origin).parent)
     packed = {"compression": zipfile.ZIP_DEFLATED, "strict_timestamps": False}  # of 1970, too
     with zipfile.ZipFile(folder / "library.zip", "w", **packed) as archive:
-        for name in LIBRARY:
-            modules = [CODE / name] if name.endswith(".py") else sorted((CODE / name).glob("*.py"))
-            for module in modules:
-                archive.write(module, module.relative_to(CODE))
-        if any(config.trains_front_end for config in ensemble.configs):
-            kapre = Path(importlib.util.find_spec("kapre").origin).parent  # not in Kaggle's image
-            for module in sorted(kapre.glob("*.py")):
-                archive.write(module, module.relative_to(kapre.parent))
+        for path in library:
+            for module in [path] if path.is_file() else sorted(path.glob("*.py")):
+                archive.write(module, module.relative_to(path.parent))
     about = {"title": DATASET.replace("-", " "), "id": f"{user}/{DATASET}"}
     write_json(folder / "dataset-metadata.json", {**about, "licenses": [{"name": "other"}]})
 

@@ -34,9 +34,9 @@ def recorded(run: Run, stage: str) -> Iterator[None]:
             "machine": machine(),
             "precision": _precision(run) if stage in COMPUTING else "",
         }
-        path = run.root / TABLE
-        empty = not path.is_file() or not path.stat().st_size  # as a full disk leaves it
-        pd.DataFrame([row]).to_csv(path, mode="a", header=empty, index=False)
+        with (run.root / TABLE).open("a", newline="") as file:
+            new = file.tell() == 0  # or empty, as a full disk leaves it
+            pd.DataFrame([row]).to_csv(file, header=new, index=False)
 
 
 def totals(folder: Path) -> pd.DataFrame:
