@@ -8,6 +8,7 @@ import collections
 import contextlib
 import io
 import json
+import math
 import os
 import sys
 import time
@@ -20,7 +21,7 @@ import own_modules
 
 with own_modules.first():
     from clips.decoding import read_clip
-    from clips.files import AUDIO_SUFFIXES, ClipFile, is_audio
+    from clips.files import AUDIO_SUFFIXES, ClipFile, is_audio, is_hidden, walk
     from messages import InputError, UnreadableClip
     from runs import command_line
     from solution.crops import prefetch
@@ -52,10 +53,8 @@ def find_files(names: list[str]) -> list[tuple[str, str]]:
             files.append((name, ""))
             continue
         found, faults = [], []
-        for folder, subfolders, inside in os.walk(name, onerror=faults.append):
-            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-            inside = sorted(name for name in inside if not name.startswith("."))
-            found += [os.path.join(folder, file) for file in inside]
+        for folder, inside in walk(Path(name), math.inf, faults.append):
+            found += [os.path.join(folder, file) for file in sorted(inside) if not is_hidden(file)]
         here = Path()
         for path in found:  # a pipe would wait for ever
             sounds = os.path.isfile(path) and is_audio(ClipFile(here, path))
@@ -119,19 +118,13 @@ def tag_all(tagger, files: list[tuple[str, str]], window: float, hop: float) -> 
 
 def require_writable(option: str, paths: Iterable[Path], clips: list[str]) -> None:
     """InputError, before hours of work, if one of these cannot be written, or is a clip."""
-    taken = {_identity(clip) for clip in clips if os.path.exists(clip)}
+    taken = {os.stat(clip)[1:3] for clip in clips if os.path.exists(clip)}  # inode and device
     for path in paths:
-        is_clip = path.exists() and _identity(path) in taken
+        is_clip = path.exists() and os.stat(path)[1:3] in taken
         if path.suffix.lower() in AUDIO_SUFFIXES or is_clip:
             raise InputError(f"{option} {path} would overwrite a clip: name another file first")
         if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
             raise InputError(f"{option} {path} cannot be written")
-
-
-def _identity(path: str | Path) -> tuple[int, int]:
-    """The same for all names of a file."""
-    found = os.stat(path)
-    return found.st_dev, found.st_ino
 
 
 def label_files(name: str, clips: list[str]) -> dict[str, Path]:
@@ -223,8 +216,15 @@ def main() -> int:
     if args.csv:
         require_writable("--csv", [args.csv], clips)
     labels = {} if args.labels is None else label_files(args.labels, clips)
-    if args.csv and os.path.realpath(args.csv) in map(os.path.realpath, labels.values()):
-        raise InputError(f"--csv and --labels would both write {args.csv}: name another file first")
+    written = {os.path.realpath(path) for path in labels.values()}
+    if args.csv:
+        if os.path.realpath(args.csv) in written:
+            raise InputError(
+                f"--csv and --labels would both write {args.csv}: name another file first"
+            )
+        written.add(os.path.realpath(args.csv))
+    # What an earlier call wrote among the clips is no fault.
+    files = [one for one in files if not one[1] or os.path.realpath(one[0]) not in written]
     tagger, done = start(args), []
     try:
         for tagged in tag_all(tagger, files, args.window, hop):
@@ -255,8 +255,7 @@ def main() -> int:
 def start(args: argparse.Namespace):
     """The tagger that was asked for; says on standard error what the time went into."""
     began = time.perf_counter()
-    with own_modules.first():
-        from trained.tagger import Tagger
+    from trained.tagger import Tagger
 
     imported = time.perf_counter()
     tagger = Tagger(args.output, args.experiments, args.folds)

@@ -167,12 +167,30 @@ class TestTagger:
         with pytest.raises(ValueError, match=message):
             tagger.tag(faulty, RATE)
 
+    def test_channels_are_not_taken_for_clips(self, tagger):
+        with pytest.raises(ValueError, match="take the mean over the channels"):
+            tagger.probabilities(np.zeros((100, 2), np.float32), RATE)
+
+    def test_tensors_of_other_libraries_are_waveforms_too(self, tagger, root):
+        tensor = keras.ops.convert_to_tensor(waveform(root, 0))
+        assert tagger.tag(tensor, RATE) == tagger.tag(waveform(root, 0), RATE)
+
+    def test_all_that_it_needs_is_in_memory(self, root, tmp_path):
+        shutil.copytree(root / "out", tmp_path / "out")
+        one = Tagger(tmp_path / "out")
+        shutil.rmtree(tmp_path / "out")
+        assert one.scores([waveform(root, 0)], RATE).shape == (1, len(one.classes))
+
+    @pytest.mark.filterwarnings("error")
     def test_samples_are_limited_as_those_of_files_are(self, tagger, root):
         faulty, mended = waveform(root, 0), waveform(root, 0)
         faulty[[1000, 2000]], mended[[1000, 2000]] = [np.nan, 1e9], [0, 1e4]
         scores = tagger.scores([faulty, mended], RATE)
         np.testing.assert_array_equal(scores[0], scores[1])
         assert np.isfinite(tagger.scores([np.full(9000, np.nan, np.float32)], RATE)).all()
+        beyond = mended.astype(np.float64)
+        beyond[2000] = 1e300  # more than float32 holds
+        np.testing.assert_array_equal(tagger.scores([beyond], RATE)[0], scores[1])
 
     def test_probabilities_are_those_of_its_own_kind_of_scores(self, tagger, root):
         calibrations = ensemble.read(root / "out").calibrations
@@ -367,6 +385,17 @@ class TestCommandLine:
         assert "empty: holds no files" in err
         assert [sorted(one)[0] for one in json.loads(out)] == ["error", "file"]
 
+    def test_links_to_folders_are_followed_once(self, run_tag, root, tmp_path):
+        (tmp_path / "sounds").mkdir()
+        (tmp_path / "sounds" / "link").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "sounds" / "up").symlink_to(tmp_path)
+        (tmp_path / "elsewhere").mkdir()
+        shutil.copy(clip(root, 0), tmp_path / "elsewhere" / "a.wav")
+        status, out, _ = run_tag(tmp_path / "sounds", "--json")
+        assert status == 0
+        (tagged,) = json.loads(out)
+        assert tagged["file"] == str(tmp_path / "sounds" / "link" / "a.wav")
+
     @pytest.mark.parametrize("streamed", [False, True])
     def test_standard_input(self, run_tag, root, streamed):
         content = bytearray(clip(root, 0).read_bytes())
@@ -463,6 +492,12 @@ class TestCommandLine:
         status, _, err = run_tag(tmp_path, "--labels", tmp_path / "a.txt")
         assert (status, "notes.md: is no audio" in err) == (1, True)
         assert (tmp_path / "a.txt").read_text() != "labels of before"
+
+    def test_what_an_earlier_call_wrote_among_the_clips_is_no_fault(self, run_tag, root, tmp_path):
+        shutil.copy(clip(root, 0), tmp_path / "a.wav")
+        for _ in range(2):
+            status, _, err = run_tag(tmp_path, "--labels", tmp_path, "--csv", tmp_path / "tags.csv")
+            assert (status, "is no audio" in err) == (0, False)
 
     def test_line_breaks_and_tabs_in_tags_stay_out_of_labels(self, tmp_path):
         write_labels(tmp_path / "a.txt", [(0.0, 1.25, "a\tb\n c", 0.9), (1.25, 2, "für", 0.8)])

@@ -10,7 +10,7 @@ import re
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -103,14 +103,16 @@ def is_hidden(path: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in same_name(path).split("/"))
 
 
-def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+def walk(
+    root: Path, deepest: float = DEEPEST, onerror: Callable | None = None
+) -> Iterator[tuple[Path, list[str]]]:
     """`root` and the folders in it, some levels deep, each with the names of its files.
 
     Links are followed, but not to where the walk has been, nor to what `root` is in.
     """
     seen = {root.resolve(), *root.resolve().parents}
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        deep, kept = len(Path(folder).relative_to(root).parts) >= DEEPEST, []
+    for folder, subfolders, names in os.walk(root, onerror=onerror, followlinks=True):
+        deep, kept = len(Path(folder).relative_to(root).parts) >= deepest, []
         for name in sorted(subfolders):
             path = Path(folder, name)
             real = path.resolve()

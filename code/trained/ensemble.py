@@ -109,7 +109,7 @@ class Ensemble:
         average = self.mean(scores)
         channels = [scores.get(config.name, average) for config in self.configs]
         inputs = stacker.stacker_input(channels, [config.stack_weight for config in self.configs])
-        return stacker.stack(inputs, self._stackers)
+        return stacker.stack(inputs, self.stacker_weights)
 
     def mean(self, scores: dict[str, np.ndarray]) -> np.ndarray:
         """The average over the experiments that are there, by their weights: (clips, classes)."""
@@ -118,8 +118,8 @@ class Ensemble:
         return stacker.weighted_average([*scores.values()], there).astype(np.float32)
 
     @functools.cached_property
-    def _stackers(self) -> list[list[np.ndarray]]:
-        """The weights of each stacker; MissingResult as of `load`."""
+    def stacker_weights(self) -> list[list[np.ndarray]]:
+        """Of each stacker, read when they are first asked for; MissingResult as of `load`."""
         shape = len(self.classes), len(self.configs) + 1
         paths = [self.find(file) for file in self.stackers]
         with self._of_this_version("stackers", "ensemble"):

@@ -100,11 +100,13 @@ class Tagger:
             for fold in self._folds:
                 self._ensemble.load(scorer, fold)
                 self._weights[config.name, fold] = scorer.weights
+        if self._stacks:
+            _ = self._ensemble.stacker_weights  # read now, as the networks' are
 
     def tag(
         self, waveform: np.ndarray | Sequence[np.ndarray], sample_rate: int
     ) -> dict[str, float] | list[dict[str, float]]:
-        """All classes with their scores, 0 to 1, the best first.
+        """All classes with their scores, the best first. They only rank: see `probabilities`.
 
         Parameters
         ----------
@@ -123,20 +125,18 @@ class Tagger:
         ValueError
             If a waveform is empty, has another shape or type, or the rate is no sample rate.
         """
-        if len(waveform) and np.isscalar(waveform[0]):
-            waveform = np.asarray(waveform)
-        if isinstance(waveform, np.ndarray):
-            if waveform.ndim == 1:
-                return self.ranked(self.scores([waveform], sample_rate)[0])
-            if waveform.ndim == 2 and waveform.shape[0] > waveform.shape[1]:
-                raise ValueError(
-                    f"expected (clips, samples), got {waveform.shape}: if that is (samples, "
-                    "channels), take the mean over the channels"
-                )
+        if getattr(waveform, "ndim", 0) == 1 or (len(waveform) and not np.ndim(waveform[0])):
+            return self.ranked(self.scores([waveform], sample_rate)[0])
         return [self.ranked(scores) for scores in self.scores(waveform, sample_rate)]
 
     def scores(self, waveforms: Sequence[np.ndarray], sample_rate: int) -> np.ndarray:
         """Scores of a batch of waveforms, as `tag` takes them: float32 (clips, classes)."""
+        shape = tuple(getattr(waveforms, "shape", ()))
+        if len(shape) == 2 and shape[0] > shape[1]:
+            raise ValueError(
+                f"expected (clips, samples), got {shape}: if that is (samples, channels), take "
+                "the mean over the channels"
+            )
         scores = np.empty((len(waveforms), len(self.classes)), np.float32)
         for first in range(0, len(waveforms), CLIPS_AT_ONCE):
             batch = slice(first, first + CLIPS_AT_ONCE)
@@ -217,7 +217,7 @@ class Tagger:
             waveform = waveform / -float(np.iinfo(waveform.dtype).min)
         elif waveform.dtype.kind != "f":
             raise ValueError(f"expected floats, int16 or int32, got {waveform.dtype}")
-        waveform = audio.limited(waveform.astype(np.float32))
+        waveform = audio.limited(waveform).astype(np.float32)
         if sample_rate != self.sample_rate:
             waveform = librosa.resample(waveform, orig_sr=sample_rate, target_sr=self.sample_rate)
         return prepare_waveform(waveform)
