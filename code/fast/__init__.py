@@ -16,7 +16,7 @@ from pathlib import Path
 BACKENDS = ("tensorflow", "jax", "torch")
 
 # A `keras.json` in it with "channels_first" would make other networks.
-os.environ["KERAS_HOME"] = os.devnull
+os.environ["KERAS_HOME"] = f"{os.devnull}/keras"
 # Errors, not advice. Where there is no NVIDIA driver, TensorFlow calls that an error: hide it too.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if shutil.which("nvidia-smi") else "3")
 # Take a GPU's memory as it is needed, not all of it: there is tagging beside a training.

@@ -64,6 +64,15 @@ def test_no_folder_of_keras_is_made_or_read(tmp_path):
     assert stderr_of(read, KERAS_HOME=str(tmp_path), KERAS_BACKEND="tensorflow") == ""
 
 
+def test_files_that_keras_downloads_have_a_place():
+    program = """
+import fast, keras, pathlib, sys
+source = pathlib.Path(sys.argv[1])
+pathlib.Path(keras.utils.get_file(source.name, source.as_uri())).unlink()
+"""
+    assert "Error" not in stderr_of(program, __file__)
+
+
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there may be a GPU to speak of")
 def test_without_a_gpu_tensorflow_starts_without_a_word():
     assert stderr_of("import fast, tensorflow; tensorflow.ones(1)") == ""
