@@ -16,7 +16,7 @@ class PipelineError(Exception):
 
 
 class InputError(PipelineError):
-    """The dataset is incomplete or contradicts itself."""
+    """What the user gave (dataset, options, settings) is incomplete, or contradicts itself."""
 
 
 class UnreadableClip(PipelineError):

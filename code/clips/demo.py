@@ -166,12 +166,13 @@ def make_demo_dataset(
 
     Raises
     ------
-    FileExistsError
+    InputError
         If `root` is there already; it is left as it is.
     """
-    root = Path(root)
     if root.exists():
-        raise FileExistsError(f"{root} is there already: delete it to make the demo dataset anew")
+        raise messages.InputError(
+            f"{root} is there already: delete it to make the demo dataset anew"
+        )
     part = root.with_name(root.name + ".part")
     shutil.rmtree(part, ignore_errors=True)  # what a killed run left behind
     sizes = {"train_curated": n_curated, "train_noisy": n_noisy, "test_post_competition": n_test}

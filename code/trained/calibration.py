@@ -20,7 +20,6 @@ LABELS_PER_KNOT, MOST_KNOTS = 100, 8
 WIDE = 10.0  # standard deviation of the slopes' prior; that of the classes' offsets is 1
 PRIOR_LABELS = 20.0  # of an average class, which count when the threshold of a class is chosen
 CANDIDATES = np.arange(1, 100) / 100  # thresholds
-BINS = 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +115,7 @@ def _thresholds(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def reliability(
-    probabilities: np.ndarray, truth: np.ndarray, bins: int = BINS
+    probabilities: np.ndarray, truth: np.ndarray, bins: int = 15
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean probability, share of what is true, and number, in bins of equal width: (bins,) each.
 
@@ -130,15 +129,13 @@ def reliability(
     return mean, share, count
 
 
-def expected_calibration_error(
-    probabilities: np.ndarray, truth: np.ndarray, bins: int = BINS
-) -> float:
+def expected_calibration_error(probabilities: np.ndarray, truth: np.ndarray) -> float:
     """Mean distance between probability and share of what is true, in bins of equal width.
 
     Naeini et al., AAAI 2015. Of (clips, classes) it is pooled over both, where most entries are
     surely none: look at that of `top_label`, too.
     """
-    mean, share, count = reliability(probabilities, truth, bins)
+    mean, share, count = reliability(probabilities, truth)
     return float(np.average(np.abs(mean - share), weights=count))
 
 

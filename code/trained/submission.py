@@ -50,8 +50,8 @@ def make(
     PipelineError
         If no network has worked, so that all scores are equal.
     """
-    began = time.monotonic()
-    deadline = (began if started is None else started) + 60 * minutes * (1 - RESERVE)
+    began = time.monotonic() if started is None else started
+    deadline = began + 60 * minutes * (1 - RESERVE)
     ensemble = trained.read(folder)
     test, columns = dataset.find_test(root, ensemble.classes)
     n_clips, n_classes = len(test), len(ensemble.classes)

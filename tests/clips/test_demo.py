@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from clips import demo
 from clips.demo import CLASSES, corrupt_labels, draw_labels, make_clip, make_demo_dataset, sound
+from messages import InputError
 
 SIZES = {"n_curated": 24, "n_noisy": 12, "n_test": 12}
 TINY = {"n_curated": 2, "n_noisy": 2, "n_test": 2}
@@ -306,7 +307,7 @@ def test_an_existing_folder_is_refused_and_left_alone(tmp_path, files):
     root.mkdir()
     for name, content in files.items():
         (root / name).write_bytes(content)
-    with pytest.raises(FileExistsError, match=re.escape(str(root))):
+    with pytest.raises(InputError, match=re.escape(str(root))):
         make_demo_dataset(root, **TINY)
     assert {path.name: path.read_bytes() for path in root.iterdir()} == files
     assert list(tmp_path.iterdir()) == [root]
