@@ -45,7 +45,9 @@ def write_store(run: Run, split: str) -> None:
     """Fill the clip store of one split, unless it is there already."""
     result, clips = run.clips(split), run.dataset[split]
     if not run.is_pending(result):
-        return
+        if not can_be_read_now(run, split):
+            return
+        print(f"{split} clips: made again, as some that could not be read can be now")
     result.unseal()
     folder = result.record.parent
     try:
@@ -62,6 +64,12 @@ def write_store(run: Run, split: str) -> None:
         raise KilledProcess("a process that decoded clips") from error
     result.seal(writer.written())
     print(f"{split} clips: wrote {len(clips)} to {folder}")
+
+
+def can_be_read_now(run: Run, split: str) -> bool:
+    """Was a clip unreadable for what was no fault of its own: the disk, its rights, no PyAV?"""
+    clips = zip(run.dataset[split].files, run.store(split).faults, strict=True)
+    return any(fault and not prepare.prepare(file, run.settings).fault for file, fault in clips)
 
 
 def prepared_clips(run: Run, files: list[ClipFile]) -> Iterator[PreparedClip]:
@@ -106,8 +114,8 @@ def write_folds(run: Run) -> None:
     n = len(set(curated.fnames if curated.groups is None else curated.groups))
     if n < settings.n_folds:
         raise InputError(
-            f"{n} {what} cannot fill {settings.n_folds} folds: take --profile "
-            "small, or lower n_folds in code/config.py"
+            f"{n} {what} cannot fill {settings.n_folds} folds: take --profile small, or "
+            '--settings FILE with {"n_folds": 2}'
         )
     folds = assign_folds_by_name(
         curated.fnames, curated.labels, settings.n_folds, settings.fold_seed, curated.groups

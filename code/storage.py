@@ -61,9 +61,8 @@ def write_scores(path: Path, fnames: list[str], classes: list[str], scores: np.n
 
 def read_scores(path: Path) -> pd.DataFrame:
     """What `write_scores` wrote, indexed by fname."""
-    options = {"keep_default_na": False, "float_precision": "round_trip"}
-    table = pd.read_csv(path, dtype={"fname": str}, **options)
-    return table.set_index("fname")
+    options = {"keep_default_na": False, "float_precision": "round_trip", "index_col": "fname"}
+    return pd.read_csv(path, dtype={"fname": str}, **options)
 
 
 def write_json(path: Path, record: dict) -> None:

@@ -12,12 +12,14 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from joblib.externals.loky import get_reusable_executor
 
 import config
 import ensemble
 import storage
 from conftest import run_of
 from messages import InputError
+from recordings import encoded
 from runs import command_line, resume, work
 from solution import metrics
 from solution.training import Learner, Lq
@@ -371,6 +373,29 @@ class TestUnreadableTrainingClips:
             run_stage("preprocess", *arguments)
         clips.write_clips(tmp_path / "in" / "audio_train", "curated", "noisy")
         run_stage("preprocess", *arguments)
+
+    def test_clips_that_were_not_to_blame_are_tried_again(
+        self, arguments, run_stage, clips, tmp_path, monkeypatch, capsys
+    ):
+        """As where PyAV was missing: files and settings are the same, and what they give is not."""
+        folder = tmp_path / "in" / "audio_train"
+        clips.write_clips(folder, "curated", "noisy")
+        (folder / "curated04.wav").write_bytes(encoded("ipod", "aac", 44100, 1, seconds=1))
+        (tmp_path / "missing").mkdir()
+        (tmp_path / "missing" / "av.py").write_text("raise ImportError")
+        with monkeypatch.context() as without:
+            without.syspath_prepend(tmp_path / "missing")  # for the processes that decode
+            for _ in range(2):
+                without.delitem(sys.modules, "av", raising=False)
+                with pytest.raises(SystemExit, match="curated04.wav .* take PyAV, pip install av"):
+                    run_stage("preprocess", *arguments)
+        get_reusable_executor().shutdown()  # its processes still miss PyAV
+        capsys.readouterr()
+        run_stage("preprocess", *arguments)
+        assert "curated clips: made again" in capsys.readouterr().out
+        assert run_of(*arguments).store("curated").faults == [""] * 12
+        run_stage("preprocess", *arguments)
+        assert "made again" not in capsys.readouterr().out
 
 
 def test_own_clips_without_noisy_and_test_set(clips, tmp_path, tiny_profile, run_stage, capsys):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clips.files import CLIP_FOLDERS, ClipFile, Clips, locate, walk
+from clips.files import CLIP_FOLDERS, ClipFile, ClipIndex, locate, walk
 from clips.names import nearest, same, shown
 from clips.tables import TABLES, find, multi_hot, read_labels, read_table
 from messages import InputError, first_few, raise_if
@@ -89,7 +89,7 @@ def load(root: Path) -> Dataset:
     for name in ("curated", "noisy"):
         fnames, files = [], []
         if len(tables[name]):
-            fnames, files = locate(Clips(root, name), tables[name], curated)
+            fnames, files = locate(ClipIndex(root, name), tables[name], curated)
         labels, groups = multi_hot(tables[name], classes, source), _groups(tables[name])
         splits[name] = Split(fnames, files, labels, groups=groups)
         curated.update(files)
@@ -149,7 +149,7 @@ def _groups(table: pd.DataFrame) -> np.ndarray | None:
 def _test_split(root, table, submission, classes, source, warnings) -> Split:
     """Rows and order of the sample submission; else of the test table; else of the folder."""
     listed = table if submission is None or not len(submission) else submission
-    clips = Clips(root, "test")
+    clips = ClipIndex(root, "test")
     if not len(listed):
         found, others = clips.listed()
         if others:
@@ -196,7 +196,7 @@ def find_test(root: Path, classes: list[str]) -> tuple[Split, list[str]]:
             columns = [spelt.get(same(column)) for column in table.columns]
             if len(columns) != len(spelt) or None in columns:
                 raise InputError(f"{table.attrs['path']}: has other classes than the ensemble")
-            clips = Clips(folder, "test", skip_damaged=True)
+            clips = ClipIndex(folder, "test", skip_damaged=True)
             found = [clips.find(fname) for fname in table["fname"]]
             if not any(found):
                 raise InputError(f"none of the test clips is in {clips.places}")

@@ -58,14 +58,12 @@ def read_clip(file: str | BinaryIO, sample_rate: int) -> np.ndarray:
     """
     try:
         try:
-            sound = _Forward(file)
-        except NOT_DECODED as error:
-            rate, waveform = _decode_with_ffmpeg(file, str(error))
-        else:
-            with sound:
+            with _Forward(file) as sound:
                 rate, waveform = _decode(sound)
             if not len(waveform) and _is_unfinished(file):
-                rate, waveform = _decode_with_ffmpeg(file, "holds no samples")
+                raise ValueError("holds no samples")
+        except NOT_DECODED as error:
+            rate, waveform = _decode_with_ffmpeg(file, str(error))
     except NOT_DECODED as error:
         raise UnreadableClip(f"cannot be decoded ({_first_line(error)})") from error
     if not len(waveform):
@@ -158,8 +156,8 @@ def _ffmpeg_blocks(file: str | BinaryIO, fault: str) -> Iterator[tuple[int, np.n
             for frame in _frames(container, known[0]):
                 former, kind = kind, (frame.format.name, frame.layout.name, frame.sample_rate)
                 if kind != former:  # at first, and where pieces are joined that differ
-                    own = _require_rate(frame.sample_rate)
-                    rate = rate or own
+                    _require_rate(frame.sample_rate)
+                    rate = rate or frame.sample_rate
                     to_float = av.AudioResampler("flt", rate=rate)
                 for part in to_float.resample(frame):  # interleaved
                     channels = part.layout.nb_channels
@@ -176,11 +174,10 @@ def _frames(container, sound) -> Iterator:
                 yield from packet.decode()
 
 
-def _require_rate(rate: int) -> int:
+def _require_rate(rate: int) -> None:
     """ValueError if it is a lie."""
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
         raise ValueError(f"its rate is said to be {rate} Hz")
-    return rate
 
 
 def _mono(block: np.ndarray) -> np.ndarray:

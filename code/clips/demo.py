@@ -155,14 +155,7 @@ def make_demo_dataset(
 ) -> None:
     """Write a synthetic dataset in FSDKaggle2019's layout: four tables and the clips they name.
 
-    The folder appears whole or not at all.
-
-    Parameters
-    ----------
-    root : Path
-        The folder to make; its parents are made as needed.
-    seed, n_curated, n_noisy, n_test : int
-        The same seed and numbers of clips give the same bytes.
+    The folder appears whole or not at all. The same arguments give the same bytes.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """What is made of a store's clips for networks to start from: an array beside the store's own.
 
-    views-WHICH.f32   float32 (clips, 3, frames, mel bands), what scores are computed from
+    views-WHICH.f32   float32 (clips, views, frames, mel bands), what scores are computed from
     logmel-WHICH.f16  float16 (all frames, mel bands), log-mels of whole clips in dB, not
                       normalised, from which networks with frontend="logmel" start
 
@@ -37,10 +37,10 @@ class Derived:
     make: Callable[[Clips, np.ndarray, Config], np.ndarray]  # the rows of some clips, int (n,)
     at_once: int  # so many clips are made together
 
-    def file(self, config: Config) -> str:
-        """Experiments with the same settings share it."""
+    def stem(self, config: Config) -> str:
+        """The name of its file, less the suffix; experiments with the same settings share it."""
         which = zlib.crc32(json.dumps(config.values(self.settings)).encode())
-        return f"{self.name}-{which:08x}{self.suffix}"
+        return f"{self.name}-{which:08x}"
 
     def read(self, path: Path, config: Config) -> storage.Rows:
         return storage.Rows(path, self.dtype, self.row(config))
@@ -80,12 +80,6 @@ class Derived:
         return array.written()
 
 
-def log_mel(store: Clips, clips: np.ndarray, config: Config) -> np.ndarray:
-    """That of one whole clip, int (1,): float16 (frames, n_mels)."""
-    (clip,) = clips
-    return store.log_mel(clip, config)
-
-
 VIEWS = Derived(
     name="views",
     suffix=".f32",
@@ -103,7 +97,7 @@ LOG_MELS = Derived(
     dtype=np.float16,
     row=lambda config: (config.n_mels,),
     n_rows=lambda store, config: -(-store.n_samples // config.n_hop),
-    make=log_mel,
+    make=Clips.log_mels,
     at_once=1,
 )
 BY_SUFFIX = {kind.suffix: kind for kind in (VIEWS, LOG_MELS)}

@@ -41,9 +41,15 @@ BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, Runtime
 
 
 @functools.cache
-def _archive(path: Path) -> zipfile.ZipFile:
-    """Opened once per process: reading the directory of a large archive takes its time."""
+def _opened(path: Path, *version: int) -> zipfile.ZipFile:
+    """Once per process: reading the directory of a large archive takes its time."""
     return zipfile.ZipFile(path)
+
+
+def _archive(path: Path) -> zipfile.ZipFile:
+    """As it is now: Dask's workers outlive runs, and archives are mended in between."""
+    status = path.stat()
+    return _opened(path, status.st_mtime_ns, status.st_size, status.st_ino)
 
 
 @dataclass(frozen=True)
@@ -70,8 +76,8 @@ class ClipFile:
             with archive.open(self.name) as file:
                 return io.BytesIO(file.read(size))  # no more, whatever there really is
         except OSError as error:
-            raise UnreadableClip(f"cannot be opened ({error.strerror})") from error
-        except BAD_ARCHIVE as error:
+            raise UnreadableClip(f"cannot be opened ({error.strerror or error})") from error
+        except (KeyError, *BAD_ARCHIVE) as error:
             raise UnreadableClip(f"cannot be unpacked ({error})") from error
 
     def stamp(self) -> tuple[int, ...]:
@@ -100,7 +106,8 @@ def same_name(fname: str) -> str:
 
 def is_hidden(path: str) -> bool:
     """Is this, or a folder that it is in, none of the user's? .DS_Store, ._clip.wav"""
-    return any(part.startswith(".") or part == "__MACOSX" for part in same_name(path).split("/"))
+    parts = same_name(path).split("/")
+    return any(part.startswith(".") or part in ("__MACOSX", "lost+found") for part in parts)
 
 
 def walk(
@@ -108,15 +115,18 @@ def walk(
 ) -> Iterator[tuple[Path, list[str]]]:
     """`root` and the folders in it, some levels deep, each with the names of its files.
 
-    Links are followed, but not to where the walk has been, nor to what `root` is in.
+    Links are followed, but not to where the walk has been or goes anyway, nor to what `root` is in.
+    `onerror` is called with the error of each folder that cannot be read; else these are left out.
     """
-    seen = {root.resolve(), *root.resolve().parents}
+    top = root.resolve()
+    seen = {top, *top.parents}
     for folder, subfolders, names in os.walk(root, onerror=onerror, followlinks=True):
         deep, kept = len(Path(folder).relative_to(root).parts) >= deepest, []
         for name in sorted(subfolders):
             path = Path(folder, name)
             real = path.resolve()
-            if not (deep or is_hidden(name) or (path.is_symlink() and real in seen)):
+            again = path.is_symlink() and (real in seen or real.is_relative_to(top))
+            if not (deep or is_hidden(name) or again):
                 seen.add(real)
                 kept.append(name)
         subfolders[:] = kept
@@ -126,14 +136,14 @@ def walk(
 def files_in(container: Path) -> Iterator[tuple[str, str]]:
     """Each file of a folder or an archive: its name there, and its path as people wrote it."""
     if container.is_dir():
-        os.listdir(container)  # the error, if it may not be read
-        paths = (folder / name for folder, names in walk(container) for name in names)
-        names = [str(path.relative_to(container)) for path in paths if path.is_file()]
-        for name in names:
-            text = name
-            with contextlib.suppress(UnicodeError):  # as tables have it, whatever the locale
-                text = os.fsencode(name).decode()
-            yield name, text
+        faults = []
+        folders = list(walk(container, onerror=faults.append))
+        if faults:
+            raise faults[0]
+        paths = (folder / name for folder, names in folders for name in names)
+        for name in [str(path.relative_to(container)) for path in paths if path.is_file()]:
+            # As tables have it, whatever the locale.
+            yield name, os.fsencode(name).decode(errors="surrogateescape")
         return
     members = _archive(container).infolist()
     for info in {info.filename: info for info in members}.values():  # added again: the last counts
@@ -145,7 +155,7 @@ def files_in(container: Path) -> Iterator[tuple[str, str]]:
             yield info.filename, name
 
 
-class Clips:
+class ClipIndex:
     """Every file of a split's folders and archives, by its path there: InputError if one cannot be
     read; with `skip_damaged` it counts as absent. Of an archive and its folder the folder counts.
 
@@ -159,7 +169,7 @@ class Clips:
         self.paths, self._folders = {}, CLIP_FOLDERS[split]
         self.places = f"{', '.join(f'{name}/' for name in self._folders)} (or .zip) of {root}"
         self._index = defaultdict(list)  # end of a path, with and without suffix -> files
-        folders = [in_any_case(root, name) for name in reversed(self._folders)]
+        folders = [in_any_case(root, name) for name in self._folders]
         archives = [in_any_case(root, f"{name}.zip") for name in self._folders]
         folders = [path for path in folders if path.is_dir()]
         for container in folders + [path for path in archives if path.is_file()]:
@@ -192,7 +202,7 @@ class Clips:
         """The files that a table may mean by this: several, where it does not say which."""
         # What is before the folder is another machine's.
         path = same_name(fname)
-        wanted = re.sub(f".*/({'|'.join(self._folders)})/", r"\1/", path)
+        wanted = re.sub(f"(?i).*/({'|'.join(self._folders)})/", r"\1/", path)
         found = self._index.get(wanted.casefold(), [])
         by_name = [file for file in found if file.name == fname]
         by_path = [file for file in found if self.paths[file] in (path, wanted)]
@@ -233,7 +243,7 @@ def is_audio(file: ClipFile) -> bool:
     return False
 
 
-def locate(clips: Clips, table: pd.DataFrame, curated=()) -> tuple[list, list]:
+def locate(clips: ClipIndex, table: pd.DataFrame, curated=()) -> tuple[list, list]:
     """The name and the ClipFile of each row. InputError if one is not there, is not one file, or is
     among the curated: pretraining would see clips that out-of-fold scores are of."""
     rows = {}  # of each file, the row that has it

@@ -28,9 +28,12 @@ from solution.features import N_FEATURES, NUM_STEPS
 from storage import Checkpoint
 
 SECONDS_PER_LENGTH_UNIT = 10  # the length feature is in tens of seconds
-BATCH_CLIPS = 256  # after an interruption, they and what was being prepared are done again
+CLIPS_BETWEEN_SAVES = 256  # after an interruption, they and what was being prepared are done again
 TABLE = "clips.csv"
-ARRAYS = ("samples.i16", "features.f32")
+ARRAYS = {  # dtype and shape of a row
+    "samples.i16": (np.int16, ()),
+    "features.f32": (np.float32, (NUM_STEPS, N_FEATURES)),
+}
 STORE_FILES = (*ARRAYS, TABLE)
 CSV_TYPES = {
     "dtype": {"fname": str, "fault": str},
@@ -48,12 +51,6 @@ class ClipRow(NamedTuple):
     length: float  # the trimmed length, in tens of seconds
     scale: float  # of the samples
     fault: str  # why it could not be read, or empty
-
-
-def array_layout(folder: Path) -> dict[Path, tuple[type, tuple[int, ...]]]:
-    """The arrays of a store: their files, with dtype and shape of a row."""
-    kinds = (np.int16, ()), (np.float32, (NUM_STEPS, N_FEATURES))
-    return {folder / name: kind for name, kind in zip(ARRAYS, kinds, strict=True)}
 
 
 class Writer:
@@ -74,7 +71,8 @@ class Writer:
     def __init__(self, folder: Path, settings: dict, checkpoint: Checkpoint):
         folder.mkdir(parents=True, exist_ok=True)
         self._settings, self._checkpoint = settings, checkpoint
-        layout = array_layout(folder) | {folder / TABLE: (np.uint8, ())}
+        layout = ARRAYS | {TABLE: (np.uint8, ())}
+        layout = {folder / name: kind for name, kind in layout.items()}
         self._files = storage.open_appenders(layout, checkpoint)
         *_, table = self._files
         if not len(table):
@@ -88,7 +86,7 @@ class Writer:
         samples, features, table = self._files
         features.append(clip.features[None])
         table.append(_csv_line(_row(fname, clip, samples.append(clip.samples), self._settings)))
-        if len(self) % BATCH_CLIPS == 0:
+        if len(self) % CLIPS_BETWEEN_SAVES == 0:
             storage.commit(self._files, self._checkpoint)
 
     def __enter__(self):
@@ -150,10 +148,11 @@ class Clips:
         self._frames, self.n_frames = frames, -(-self.n_samples // n_hop)
         self._first_frame = np.cumsum(self.n_frames) - self.n_frames
 
-    def log_mel(self, clip: int, config: Config) -> np.ndarray:
-        """Computes the log-mel of a whole clip: float16 (frames, n_mels)."""
-        waveform = self.waveform(clip, 0, self.n_samples[clip])
-        return logmel.log_mel(waveform, **config.values(FRONT_END_SETTINGS)).astype(np.float16)
+    def log_mels(self, clips: np.ndarray, config: Config) -> np.ndarray:
+        """Computes those of whole clips, one after the other: float16 (all frames, n_mels)."""
+        front_end = config.values(FRONT_END_SETTINGS)
+        whole = (self.waveform(clip, 0, self.n_samples[clip]) for clip in clips)
+        return np.concatenate([logmel.log_mel(w, **front_end).astype(np.float16) for w in whole])
 
     def __len__(self) -> int:
         return len(self.fnames)
@@ -183,8 +182,8 @@ class ClipStore(Clips):
     """A store that `Writer` filled; what is asked for is read from its files."""
 
     def __init__(self, folder: Path):
-        table, layout = pd.read_csv(folder / TABLE, **CSV_TYPES), array_layout(folder)
-        super().__init__(table, *(storage.Rows(path, *kind) for path, kind in layout.items()))
+        arrays = (storage.Rows(folder / name, *kind) for name, kind in ARRAYS.items())
+        super().__init__(pd.read_csv(folder / TABLE, **CSV_TYPES), *arrays)
 
 
 def in_memory(prepared: list[PreparedClip], settings: dict) -> Clips:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clips.files import BAD_ARCHIVE, ClipFile, files_in, is_hidden
+from clips.files import BAD_ARCHIVE, ClipFile, files_in, in_any_case, is_hidden
 from clips.names import INVISIBLE, nearest, same, shown, strip
 from messages import SHOWN, InputError, UnreadableClip, first_few, raise_if
 
@@ -39,12 +39,12 @@ MISTAKEN = re.compile(
 def find(root: Path, names: Iterable[str]) -> Path | None:
     """The first of the names that exists, also zipped, as Kaggle serves large tables."""
     places = itertools.product(names, TABLE_FOLDERS, ("", ".zip"))
-    paths = (root / folder / f"{name}{end}" for name, folder, end in places)
+    paths = (in_any_case(root / folder, f"{name}{end}") for name, folder, end in places)
     return next(filter(Path.is_file, paths), None)
 
 
 def _content(path: Path) -> bytes:
-    if path.suffix != ".zip":
+    if path.suffix.lower() != ".zip":
         return path.read_bytes()
     names = [name for name, text in files_in(path) if text.endswith(".csv") and not is_hidden(text)]
     if len(names) != 1:

@@ -96,7 +96,7 @@ class Run:
         return self._derived(VIEWS, split, config, of)
 
     def _derived(self, kind: Derived, split: str, config: Config, of: Result) -> Result:
-        name = f"clips/{split}/{kind.file(config).removesuffix(kind.suffix)}"
+        name = f"clips/{split}/{kind.stem(config)}"
         settings = config.values(kind.settings)
         return self.result(name, "preprocess", (kind.suffix,), [of], settings=settings)
 

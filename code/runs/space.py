@@ -43,9 +43,9 @@ def needed_bytes(run: Run) -> float:
     needed += sum(store_bytes(run.dataset[split].files, run.configs[0]) for split in SPLITS)
     n_scored = len(run.dataset["test"]) + len(run.dataset["curated"])
     configs = run.scored_configs()
-    scored = {VIEWS.file(config): config for config in configs if not config.trains_front_end}
+    scored = {VIEWS.stem(config): config for config in configs if not config.trains_front_end}
     needed += sum(views_bytes(n_scored, config) for config in scored.values())
-    stored = {LOG_MELS.file(config): config for config in configs if config.frontend == "logmel"}
+    stored = {LOG_MELS.stem(config): config for config in configs if config.frontend == "logmel"}
     for config in stored.values():
         needed += sum(log_mels_bytes(run.dataset[split].files, config) for split in SPLITS)
     n_rows = len(run.configs) * (len(run.folds) + 2) * n_scored + len(run.dataset["noisy"])
@@ -70,7 +70,7 @@ def report_memory(run: Run) -> None:
         print(
             f"warning: training {largest.name} in float32 on a CPU takes about {needed / 1e9:.1f} "
             f"GB of memory, and this machine has {present / 1e9:.1f} GB: take --profile small, or "
-            "lower batch_size in code/config.py",
+            "lower batch_size by --settings",
             file=sys.stderr,
         )
 

@@ -179,8 +179,7 @@ def network_inputs(
         if settings not in made:
             clips = in_memory(prepared, config.values(PREPROCESSING_SETTINGS))
             if config.frontend == "logmel":
-                frames = np.concatenate([clips.log_mel(clip, config) for clip in numbers])
-                clips.add_log_mels(frames, config.n_hop)
+                clips.add_log_mels(clips.log_mels(numbers, config), config.n_hop)
             views = Views(clips, config)
             views = views if config.trains_front_end else views[:]
             made[settings] = {"views": views, **clips.inputs(numbers)}

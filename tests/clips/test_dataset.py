@@ -166,7 +166,7 @@ def test_a_clip_that_was_replaced_by_one_of_its_size_is_another(clips, tmp_path)
         with zipfile.ZipFile(tmp_path / "test.zip", "w") as archive:
             archive.writestr("test00.wav", content[:-1] + last)
         os.utime(tmp_path / "test.zip", ns=(0, 0))
-        clip_files._archive.cache_clear()
+        clip_files._opened.cache_clear()
         stamps.append(ClipFile(tmp_path / "test.zip", "test00.wav").stamp())
     assert stamps[0] != stamps[1]
 

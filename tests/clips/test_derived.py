@@ -30,14 +30,14 @@ def store(tmp_path):
 
 
 def write(kind, store, folder, source="#source"):
-    path = folder / kind.file(CONFIG)
+    path = folder / kind.stem(CONFIG)
     checkpoint = Checkpoint(folder / "views.checkpoint", source)
     written = kind.write(store, CONFIG, path, checkpoint, "views")
     assert written == {path: storage.size_and_checksum(path)}
     return kind.read(path, CONFIG)
 
 
-@pytest.mark.parametrize("damage", [None, VIEWS.file(CONFIG), "views.checkpoint"])
+@pytest.mark.parametrize("damage", [None, VIEWS.stem(CONFIG), "views.checkpoint"])
 def test_views_go_on_where_they_were_interrupted(store, tmp_path, monkeypatch, damage):
     monkeypatch.setattr(storage, "SECONDS_BETWEEN", 0)
     began_with, interrupt_at = [], [4]
@@ -69,25 +69,25 @@ def test_views_go_on_where_they_were_interrupted(store, tmp_path, monkeypatch, d
 def test_views_depend_on_what_changes_them(change):
     other = dataclasses.replace(CONFIG, **change)
     assert other.values(VIEW_SETTINGS) != CONFIG.values(VIEW_SETTINGS)
-    assert VIEWS.file(other) != VIEWS.file(CONFIG)
+    assert VIEWS.stem(other) != VIEWS.stem(CONFIG)
 
 
 @pytest.mark.parametrize("interrupted_at", [0, 2, 5])
 def test_log_mels_are_those_of_every_clip(store, tmp_path, monkeypatch, interrupted_at):
     monkeypatch.setattr(storage, "SECONDS_BETWEEN", 0)
-    path, log_mel, made = tmp_path / "a.f16", store.log_mel, []
+    path, made = tmp_path / "a.f16", []
 
-    def interrupting(clip, config):
-        made.append(clip)
+    def interrupting(store, clips, config):
+        made.extend(clips)
         if made == [*range(interrupted_at + 1)]:
             raise KeyboardInterrupt
-        return log_mel(clip, config)
+        return LOG_MELS.make(store, clips, config)
 
-    monkeypatch.setattr(store, "log_mel", interrupting)
+    kind = dataclasses.replace(LOG_MELS, make=interrupting)
     arguments = store, CONFIG, path, Checkpoint(tmp_path / "c", "#source"), "log-mels"
     with pytest.raises(KeyboardInterrupt):
-        LOG_MELS.write(*arguments)
-    written = LOG_MELS.write(*arguments)
+        kind.write(*arguments)
+    written = kind.write(*arguments)
     assert written == {path: storage.size_and_checksum(path)}
     assert made == [*range(interrupted_at + 1), *range(interrupted_at, 7)]
     store.add_log_mels(LOG_MELS.read(path, CONFIG), CONFIG.n_hop)

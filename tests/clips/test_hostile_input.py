@@ -99,6 +99,15 @@ class TestClips:
         assert clip.fault == ""
         assert len(clip.samples) == 2000
 
+    @pytest.mark.parametrize("format", ["FLAC", "CAF", "AIFF", "OGG"])
+    def test_truncated_files_of_other_formats(self, tmp_path, format):
+        noise, stream = 0.1 * np.random.default_rng(0).standard_normal(10 * RATE), io.BytesIO()
+        sf.write(stream, noise, RATE, format=format)
+        content = stream.getvalue()
+        clip = self.prepare(tmp_path, content[: len(content) // 2])
+        assert clip.fault == ""
+        assert 4 < len(clip.samples) / RATE < 6
+
     @pytest.mark.parametrize("n_bytes", [10**6, 2**31, 2**32 - 1])
     def test_a_header_that_lies_about_the_length(self, tmp_path, n_bytes):
         clip = self.prepare(tmp_path, lying_wav(n_bytes))
@@ -143,7 +152,7 @@ class TestClips:
         sf.write(tmp_path / "clip.wav", np.array([3e38, -3e38, 0.0]), RATE, subtype="FLOAT")
         clip = prepare(ClipFile(tmp_path, "clip.wav"), SETTINGS)
         assert clip.fault == ""
-        decibels = clipstore.in_memory([clip], SETTINGS).log_mel(0, Config())
+        decibels = clipstore.in_memory([clip], SETTINGS).log_mels([0], Config())
         assert np.isfinite(decibels).all()
 
     def test_a_link_that_leads_to_itself_is_a_missing_clip(self, clips, tmp_path):
@@ -229,6 +238,25 @@ class TestArchives:
         prepared = [prepare(file, SETTINGS) for file in dataset.load(root)["test"].files]
         assert "cannot be unpacked" in prepared[0].fault
         assert [clip.fault for clip in prepared[1:]] == ["", "", ""]
+
+    def test_a_damaged_member_says_what_is_wrong(self, root):
+        with zipfile.ZipFile(root / "test.zip", "w", zipfile.ZIP_BZIP2) as archive:
+            archive.writestr("test00.wav", wav())
+        content = bytearray((root / "test.zip").read_bytes())
+        content[200:210] = bytes(10)
+        (root / "test.zip").write_bytes(content)
+        clip = prepare(ClipFile(root / "test.zip", "test00.wav"), SETTINGS)
+        assert "Invalid data stream" in clip.fault
+
+    def test_an_archive_that_was_replaced_is_read_anew(self, root):
+        """In a worker of a cluster, which outlives runs."""
+        for n_samples in (4410, 8820):
+            with zipfile.ZipFile(root / "new.zip", "w") as archive:
+                archive.writestr("test00.wav", wav(n_samples))
+            (root / "new.zip").replace(root / "test.zip")
+            clip = prepare(ClipFile(root / "test.zip", "test00.wav"), SETTINGS)
+            assert len(clip.samples) == n_samples
+        assert "cannot be unpacked" in prepare(ClipFile(root / "test.zip", "gone"), SETTINGS).fault
 
     def test_a_member_larger_than_memory_is_a_fault(self, clips, root, monkeypatch):
         """A bomb: little in the archive, much when unpacked."""

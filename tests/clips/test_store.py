@@ -104,7 +104,7 @@ class TestInterruptedWriter:
             ("last", "long"),
         ):
             sf.write(folder / f"{name}.wav", -waveforms[like], RATE, subtype="PCM_16")
-        monkeypatch.setattr(clipstore, "BATCH_CLIPS", 2)
+        monkeypatch.setattr(clipstore, "CLIPS_BETWEEN_SAVES", 2)
         return folder
 
     def interrupt(self, folder, source, after):

@@ -32,7 +32,7 @@ def dask_setup(worker=None):
     longer = config.Schedule(4, milestones=(2,), mixup_prob=0.6)
     settings = {**TINY, "frontend": "logmel", "pretraining": longer, "training": longer}
     config.PROFILES["tiny"] = config.Profile(("v1mix",), settings)
-    store.BATCH_CLIPS, prepare.CLIPS_IN_ROUND = 3, 4
+    store.CLIPS_BETWEEN_SAVES, prepare.CLIPS_IN_ROUND = 3, 4
     storage.SECONDS_BETWEEN = 0
 
 
