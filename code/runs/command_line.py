@@ -26,7 +26,7 @@ MENDABLE = (  # what the system says about disks and folders
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),
     *(errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR),
 )
-SMALLER = "end other programs, take --profile small, or lower batch_size in code/config.py"
+SMALLER = "end other programs, take --profile small, or lower batch_size by --settings"
 STAGES = ("preprocess", "pretrain", "train", "predict", "ensemble", "report")
 
 

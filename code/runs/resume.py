@@ -35,7 +35,7 @@ def complete(result: Result, training: Training, classes: list[str]) -> None:
     try:
         kept = training.fit(Progress(training, name), state)
     except FloatingPointError as error:
-        raise PipelineError(f"{name}: {error}. Lower learning_rate in code/config.py.") from error
+        raise PipelineError(f"{name}: {error}. Lower learning_rate by --settings.") from error
     history = pd.DataFrame(training.scoring.history, columns=HISTORY).astype({"epoch": int})
     with written_whole(result.path(".history.csv")) as path:
         history.to_csv(path, index=False)

@@ -98,7 +98,7 @@ def predict_fold(run: Run, config: Config, fold: int, split: str) -> None:
     if not np.isfinite(found).all():
         raise PipelineError(
             f"{label} gives scores that are no numbers: train it again with "
-            "precision='float32' in code/config.py"
+            '--settings FILE with {"precision": "float32"}'
         )
     fnames = [clips.store.fnames[clip] for clip in clips.clips]
     write_scores(result.path(".csv"), fnames, classes, found)

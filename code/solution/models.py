@@ -70,7 +70,7 @@ def require_tensorflow(config: Config) -> None:
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             f"{config.name} starts from waveforms, which takes TensorFlow: set "
-            "KERAS_BACKEND=tensorflow, or frontend='logmel' in code/config.py"
+            "KERAS_BACKEND=tensorflow, or let it start from log-mels: frontend='logmel'"
         )
 
 

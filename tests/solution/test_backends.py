@@ -128,7 +128,7 @@ def test_networks_on_waveforms_are_refused_in_one_line(
     assert refused.value.code.startswith("error: ")
     assert refused.value.code.endswith(
         " starts from waveforms, which takes TensorFlow: "
-        "set KERAS_BACKEND=tensorflow, or frontend='logmel' in code/config.py"
+        "set KERAS_BACKEND=tensorflow, or let it start from log-mels: frontend='logmel'"
     )
 
 
