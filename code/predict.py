@@ -29,16 +29,16 @@ def main(run: Run) -> None:
     if not n_test:
         print("no test clips to predict")
     pending = [
-        Task(f"{config.name} fold {fold}", work.predict_fold, work.scores, (config, fold, "test"))
+        Task(f"{config.name} fold {fold}", work.predict_fold, Run.scores, (config, fold, "test"))
         for config in run.configs
         for fold in run.folds
-        if n_test and run.is_pending(run.test_scores(config, fold))
+        if n_test and run.is_pending(run.scores(config, fold, "test"))
     ]
     if run.noisy_scores and run.is_pending(run.noisy_scores):
         run.clips("noisy").require()
         run.require_made_of_clips("noisy", [run.noisy_scorer[0]])
         args = (*run.noisy_scorer, "noisy")
-        pending.append(Task("noisy clips", work.predict_fold, work.scores, args))
+        pending.append(Task("noisy clips", work.predict_fold, Run.scores, args))
     tasks.run_all(run, pending)
     for config in run.configs:
         if run.is_pending(run.predictions(config)):
@@ -55,7 +55,7 @@ def gather(run: Run, config: Config) -> None:
     write_scores(result.path("oof.csv"), fnames, classes, oof.loc[fnames].to_numpy())
     written = f"{result.path('oof.csv')} ({len(fnames)} clips)"
     if "test.csv" in result.files:
-        paths = [run.test_scores(config, fold).path(".csv") for fold in run.folds]
+        paths = [run.scores(config, fold, "test").path(".csv") for fold in run.folds]
         scores = np.mean([read_scores(path).to_numpy() for path in paths], axis=0)
         path = result.path("test.csv")
         write_scores(path, run.dataset["test"].fnames, classes, scores)

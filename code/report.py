@@ -22,6 +22,9 @@ CHECKED = {"curated": "out of fold", "test": "test"}  # splits that probabilitie
 def main(run: Run) -> None:
     run.clips("curated").require()
     run.ensemble.require()
+    for config in run.configs:  # of the present settings, which the page shows
+        for fold in run.folds:
+            run.fold(config, fold).require()
     if run.noisy_scores:
         run.noisy_scores.require()
     said = "see"
@@ -49,6 +52,7 @@ def write_report(run: Run) -> None:
     ]
     checked = {name: known[split] for split, name in CHECKED.items() if split in known}
     reliability = {name: reliability_table(scored) for name, scored in checked.items()}
+    errors = "calibration.csv"  # where the labels of the test clips are known
     text = page.render(
         run=run,
         hours={name: store.n_samples.sum() / rate / 3600 for name, store in stores.items()},
@@ -61,7 +65,7 @@ def write_report(run: Run) -> None:
         frequency_ticks=media.frequency_ticks(rate),
         n_suspects=doubted.groupby("split").size().to_dict(),
         reliability=reliability,
-        errors=read_errors(run),
+        errors=pd.read_csv(run.ensemble.path(errors)) if errors in run.ensemble.files else None,
         diagram=plots.reliability_diagram(reliability),
         searched=plots.searched(study.latest_figures(run.root)),
         costs=costs.totals(run.root),
@@ -109,15 +113,10 @@ def reliability_table(scored: Scored) -> pd.DataFrame:
     return table[table["count"] > 0]
 
 
-def read_errors(run: Run) -> pd.DataFrame | None:
-    """calibration.csv, where the labels of the test clips are known."""
-    known = "calibration.csv" in run.ensemble.files
-    return pd.read_csv(run.ensemble.path("calibration.csv")) if known else None
-
-
 def read_histories(run: Run) -> dict[tuple[str, str], pd.DataFrame]:
     """By experiment and part; of pretrainings those that these experiments start from."""
-    results = [run.pretrained(config) for config in run.pretrainings() if run.start(config)]
+    pretrained = run.pretrainings() if len(run.dataset["noisy"]) else []
+    results = [run.pretrained(config) for config in pretrained]
     results += [run.fold(config, fold) for config in run.configs for fold in run.folds]
     return {
         tuple(result.name.split("/")[1:]): pd.read_csv(result.path(".history.csv"))

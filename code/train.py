@@ -14,7 +14,7 @@ def main(run: Run) -> None:
     run.require_made_of_clips("curated", run.configs)
     to_do = work.pretrainings(run) if tasks.in_one_go(run) else []
     upcoming = {task.result(run, *task.args).name: task.name for task in to_do}
-    starts = {config: run.start(config) for config in run.configs}
+    starts = {config: run.pretraining_of(config) for config in run.configs}
     for start in starts.values():  # what is missing is said before hours of work
         if start and start.name not in upcoming:
             start.require()

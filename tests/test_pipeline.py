@@ -2,9 +2,11 @@
 
 import dataclasses
 import errno
+import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +24,7 @@ from messages import InputError
 from recordings import encoded
 from runs import command_line, resume, work
 from solution import metrics
-from solution.training import Learner, Lq
+from solution.training import Learner, Lq, Training
 
 STAGES = command_line.STAGES
 
@@ -288,6 +290,34 @@ def test_one_experiment_and_one_fold_go_through_prediction_and_stacking(
         run_stage("ensemble", *arguments)
     run_stage("predict", *arguments)
     run_stage("ensemble", *arguments)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "train"])
+def test_what_was_made_is_not_lost_to_work_begun_with_other_settings(
+    finished, run_stage, tmp_path, monkeypatch, stage
+):
+    root, _, arguments, _ = finished
+    shutil.copytree(root / "out", tmp_path / "out", symlinks=True)
+    arguments = (*arguments[:3], tmp_path / "out", *arguments[4:])
+    part = {"pretrain": "pretraining", "train": "training"}[stage]
+    (tmp_path / "mine.json").write_text(json.dumps({part: {"mixup_prob": 0.25}}))
+
+    def interrupting(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Training, "fit", interrupting)
+    with pytest.raises(SystemExit) as stopped:
+        run_stage(stage, *arguments, "--settings", tmp_path / "mine.json")
+    assert stopped.value.code == 130
+    for stage in ("pretrain", "train", "predict"):
+        run_stage(stage, *arguments)  # nothing is trained again
+
+
+def test_a_pretraining_by_what_is_no_experiment(finished, run_stage, monkeypatch):
+    other = dataclasses.replace(config.EXPERIMENTS["v1mix"], name="mine", pretrained_by="mime")
+    monkeypatch.setitem(config.EXPERIMENTS, "mine", other)
+    with pytest.raises(SystemExit, match="pretrained_by='mime' names no experiment"):
+        run_stage("train", *finished[2], "--experiments", "mine")
 
 
 def test_scores_that_are_no_numbers_reach_no_table(finished, run_stage, monkeypatch):

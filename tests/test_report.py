@@ -321,6 +321,12 @@ def test_stays_until_what_it_shows_changes(finished_run, tmp_path, run_stage, ca
         run_stage("report", *arguments)
 
 
+def test_settings_that_no_result_has_are_not_shown(finished_run, tmp_path, run_stage):
+    (tmp_path / "mine.json").write_text('{"learning_rate": 0.5}')
+    with pytest.raises(SystemExit, match="run train again: .*learning_rate 0.003 -> 0.5"):
+        run_stage("report", *finished_run[2], "--settings", tmp_path / "mine.json")
+
+
 def test_suspects_name_clips_and_classes_of_the_dataset(finished_run):
     root, made, _, _ = finished_run
     table = pd.read_csv(root / "out" / "suspects.csv")

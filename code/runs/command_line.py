@@ -59,6 +59,8 @@ def prepare(args: argparse.Namespace) -> Run:
     except ValueError as error:
         raise InputError(f"{args.settings}: {error}") from error
     sources = [chosen.pretrained_by for chosen in configs]
+    for name in {*sources} - {*config.EXPERIMENTS}:
+        raise InputError(f"code/config.py: pretrained_by={name!r} names no experiment")
     _require_common_settings(configs, config.experiments(profile, sources, overrides))
     n_folds = configs[0].n_folds
     for fold in args.folds or ():

@@ -73,7 +73,7 @@ def make(run: Run, task) -> None:
         task.function(run, *task.args)
 
 
-def train(path: Path, name: str, alone: str, function: Callable, *args) -> tuple:
+def run_alone(path: Path, name: str, alone: str, function: Callable, *args) -> tuple:
     """The address of this worker, and what `function(run, *args)` gives.
 
     name : by which what it prints goes to the client

@@ -27,7 +27,6 @@ def complete(result: Result, training: Training, classes: list[str]) -> None:
     PipelineError
         If loss or scores are not finite.
     """
-    result.unseal()
     state = SavedState(training, result.checkpoint)
     name = f"{training.config.name} {training.part}"
     if state.restore():
@@ -36,6 +35,7 @@ def complete(result: Result, training: Training, classes: list[str]) -> None:
         kept = training.fit(Progress(training, name), state)
     except FloatingPointError as error:
         raise PipelineError(f"{name}: {error}. Lower learning_rate by --settings.") from error
+    result.unseal()
     history = pd.DataFrame(training.scoring.history, columns=HISTORY).astype({"epoch": int})
     with written_whole(result.path(".history.csv")) as path:
         history.to_csv(path, index=False)

@@ -129,7 +129,7 @@ class Run:
 
     @functools.cache  # noqa: B019
     def fold(self, config: Config, fold: int) -> Result:
-        start = self.start(config)
+        start = self.pretraining_of(config)
         of = [self.fold_table, start] if start else [self.fold_table]
         return self._training(config, f"fold{fold}", "train", of, fold=fold)
 
@@ -148,17 +148,17 @@ class Run:
         )
 
     @functools.cache  # noqa: B019
-    def test_scores(self, config: Config, fold: int) -> Result:
-        name, of = f"models/{config.name}/fold{fold}.test", self.made_of_clips("test", config)
-        of = [self.fold(config, fold), self.clips("test"), *of]
-        return self.result(name, "predict", (".csv",), of)
+    def scores(self, config: Config, fold: int, split: str) -> Result:
+        """Of the test clips, or of the noisy ones, by the network of a fold."""
+        of = [self.fold(config, fold), self.clips(split), *self.made_of_clips(split, config)]
+        return self.result(f"models/{config.name}/fold{fold}.{split}", "predict", (".csv",), of)
 
     @functools.cache  # noqa: B019
     def predictions(self, config: Config) -> Result:
         files, of = ("oof.csv",), [self.fold(config, fold) for fold in self.folds]
         if len(self.dataset["test"]):
             files = ("oof.csv", "test.csv")
-            of = [*of, *(self.test_scores(config, fold) for fold in self.folds)]
+            of = [*of, *(self.scores(config, fold, "test") for fold in self.folds)]
         return self.result(f"predictions/{config.name}/predictions", "predict", files, of)
 
     @functools.cached_property
@@ -181,15 +181,10 @@ class Run:
             **source,
         )
 
-    @functools.cached_property
+    @property
     def noisy_scores(self) -> Result | None:
         """One network's scores of the noisy clips, which show labels that look wrong."""
-        if not len(self.dataset["noisy"]):
-            return None
-        config, fold = self.noisy_scorer
-        name, of = f"models/{config.name}/fold{fold}.noisy", [self.fold(config, fold)]
-        of += [self.clips("noisy"), *self.made_of_clips("noisy", config)]
-        return self.result(name, "predict", (".csv",), of)
+        return self.scores(*self.noisy_scorer, "noisy") if len(self.dataset["noisy"]) else None
 
     @property
     def noisy_scorer(self) -> tuple[Config, int]:
@@ -266,6 +261,14 @@ class Run:
         self.fold_table.require()
         return pd.read_csv(self.fold_table.path(".csv"))["fold"].to_numpy()
 
+    def divided(self, curated: Examples, fold: int) -> list[Examples]:
+        """The clips of the other folds, to learn from, and those of this one."""
+        held_out = self.clip_folds()[curated.clips] == fold
+        chosen = curated.clips[~held_out], curated.clips[held_out]
+        if not all(map(len, chosen)):
+            raise InputError(f"fold {fold} has no readable clip to train on or to score")
+        return [dataclasses.replace(curated, clips=clips) for clips in chosen]
+
     def pretrainings(self) -> list[Config]:
         """The experiments whose pretraining the chosen ones start from, each once."""
         names = dict.fromkeys(config.pretrained_by for config in self.configs)
@@ -275,8 +278,8 @@ class Run:
         """The chosen experiments, and those that they start from."""
         return list(dict.fromkeys([*self.configs, *self.pretrainings()]))
 
-    def start(self, config: Config) -> Result | None:
-        """The pretraining of an experiment; None where there is no noisy set to pretrain on."""
+    def pretraining_of(self, config: Config) -> Result | None:
+        """What an experiment starts from; None where there is no noisy set to pretrain on."""
         if not len(self.dataset["noisy"]):
             return None
         (pretrained_by,) = experiments(self.profile, [config.pretrained_by], self.overrides)

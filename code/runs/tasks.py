@@ -149,7 +149,7 @@ def _run_on_workers(run: Run, tasks: list[Task]) -> None:
 
 
 def _whenever_free(client, path: Path, function: Callable, ask, n: int) -> Iterator[tuple]:
-    """`remote.train` of `function` and what `ask` gives, by whichever worker is free.
+    """`remote.run_alone` of `function` and what `ask` gives, by whichever worker is free.
 
     No more at once than there are workers: Dask would give them all to those that are there now,
     and leave those that come later idle.
@@ -177,7 +177,7 @@ def _whenever_free(client, path: Path, function: Callable, ask, n: int) -> Itera
                 if asked := ask():
                     name, lock, args = asked
                     arguments = path, name, lock, function, *args
-                    future = client.submit(remote.train, *arguments, key=f"{name} {path.name}")
+                    future = client.submit(remote.run_alone, *arguments, key=f"{name} {path.name}")
                     under_way[future] = name
                 more = bool(asked)
             if not under_way:

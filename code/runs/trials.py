@@ -72,13 +72,10 @@ def score(run: Run, config: Config, folder: Path, report: Callable[[int, float],
     report : (epoch, counted over all folds; lwlrap), after each epoch; what it raises ends it
     """
     curated = run.examples("curated", config, stored_views=False)
-    fold_of, truth, scores = run.clip_folds()[curated.clips], [], []
+    truth, scores = [], []
     learner = Learner(config, len(run.dataset.classes), config.training.loss_q)
     for number, fold in enumerate(run.folds):
-        others, validation = (
-            dataclasses.replace(curated, clips=curated.clips[chosen])
-            for chosen in (fold_of != fold, fold_of == fold)
-        )
+        others, validation = run.divided(curated, fold)
         training = Training(learner, f"fold{fold}", others, validation, config.training)
         state = resume.SavedState(training, Checkpoint(folder / f"fold{fold}.checkpoint", ""))
         state.restore()

@@ -1,6 +1,5 @@
 """What tasks do: pretrain a network, train a fold, predict with a fold; from files to files."""
 
-import dataclasses
 import functools
 
 import numpy as np
@@ -9,7 +8,6 @@ import messages
 from config import Config
 from messages import InputError, PipelineError
 from runs import resume
-from runs.results import Result
 from runs.run import Run
 from runs.tasks import Task
 from solution.crops import Examples
@@ -67,14 +65,9 @@ def pretrain(run: Run, config: Config) -> None:
 
 def train_fold(run: Run, config: Config, fold: int) -> None:
     """Train the network of an experiment on the clips of the other folds, scored on this one's."""
-    classes, start = run.dataset.classes, run.start(config)
+    classes, start = run.dataset.classes, run.pretraining_of(config)
     learner = _learner(config, len(classes), config.training.loss_q)
-    curated = _examples(run, "curated", config)
-    held_out = run.clip_folds()[curated.clips] == fold
-    others = dataclasses.replace(curated, clips=curated.clips[~held_out])
-    validation = dataclasses.replace(curated, clips=curated.clips[held_out])
-    if not (len(others) and len(validation)):
-        raise InputError(f"fold {fold} has no readable clip to train on or to score")
+    others, validation = run.divided(_examples(run, "curated", config), fold)
     weights = start.path(".weights.h5") if start else None
     training = Training(
         learner, f"fold{fold}", others, validation, config.training, weights, resume.watch
@@ -82,16 +75,10 @@ def train_fold(run: Run, config: Config, fold: int) -> None:
     resume.complete(run.fold(config, fold), training, classes)
 
 
-def scores(run: Run, config: Config, fold: int, split: str) -> Result:
-    """What `predict_fold` makes."""
-    return run.test_scores(config, fold) if split == "test" else run.noisy_scores
-
-
 def predict_fold(run: Run, config: Config, fold: int, split: str) -> None:
     """Score the clips of a split with the network of a fold."""
-    classes, result = run.dataset.classes, scores(run, config, fold, split)
+    classes, result = run.dataset.classes, run.scores(config, fold, split)
     scorer, clips = _scorer(config, len(classes)), _examples(run, split, config)
-    result.unseal()
     scorer.load_weights(run.fold(config, fold).path(".weights.h5"))
     label = f"{config.name} fold {fold}" + " on noisy clips" * (split == "noisy")
     found = score_all(scorer, clips, label, result.checkpoint)
@@ -100,6 +87,7 @@ def predict_fold(run: Run, config: Config, fold: int, split: str) -> None:
             f"{label} gives scores that are no numbers: train it again with "
             '--settings FILE with {"precision": "float32"}'
         )
+    result.unseal()
     fnames = [clips.store.fnames[clip] for clip in clips.clips]
     write_scores(result.path(".csv"), fnames, classes, found)
     result.seal()
