@@ -32,7 +32,12 @@ def search(run: Run, args: argparse.Namespace) -> None:
     """Trials until there are as many as asked for; then what came of them."""
     if args.experiments and len(run.configs) > 1:
         raise InputError("search takes one experiment: name one of them with --experiments")
+    best = run.root / BEST
+    if args.settings and best.exists() and args.settings.samefile(best):
+        raise InputError(f"search writes {best} anew: copy it, and name the copy with --settings")
     base = run.configs[0]
+    if run.force:
+        raise InputError(f"search goes on with its studies: to begin anew, move {best.parent} away")
     if base.frontend != "waveform":
         raise InputError(f"{base.name} starts from stored log-mels: search takes waveforms")
     run = dataclasses.replace(run, configs=[base], folds=run.folds if args.folds else [0])
@@ -43,10 +48,10 @@ def search(run: Run, args: argparse.Namespace) -> None:
     known = study.open_study(run.root, base.name, source(run, over), base.seed)
     study.begin(known, over, base)
     try_all(run, known, over, args.trials)
-    if not study.best_first(known):
+    if not write_best(run, known):
         raise PipelineError("no trial came to its end: see above, and ask for more with --trials")
     print(table(known).to_string(na_rep="", float_format="{:.4g}".format))
-    print(f"\nwrote {run.root / BEST}: train with it as --settings")
+    print(f"\nwrote {best}: train with --profile {run.profile} --settings {best}")
 
 
 def try_all(run: Run, known: optuna.Study, over: dict, n: int) -> None:
@@ -73,12 +78,19 @@ def try_all(run: Run, known: optuna.Study, over: dict, n: int) -> None:
         trial, key = under_way.pop(name)
         note(known, trial, outcome)
         shutil.rmtree(run.root / trials.TRIALS / key, ignore_errors=True)
+        write_best(run, known)
         in_vain = in_vain + 1 if getattr(outcome, "why", "") else 0
         if in_vain == MOST_IN_VAIN:
             raise InputError(f"none of {in_vain} trials came to an end; the last: {outcome.why}")
-        if best := study.best_first(known)[:1]:
-            found = study.as_settings(best[0].params, base)
-            write_json(run.root / BEST, joined(run.overrides, found))
+
+
+def write_best(run: Run, known: optuna.Study) -> bool:
+    """The settings of the best trial so far, as a file; False where none came to its end."""
+    best = study.best_first(known)[:1]
+    for trial in best:
+        found = study.as_settings(trial.params, run.configs[0])
+        write_json(run.root / BEST, joined(run.overrides, found))
+    return bool(best)
 
 
 def source(run: Run, over: dict) -> dict:
@@ -98,12 +110,8 @@ def source(run: Run, over: dict) -> dict:
 
 def joined(former: dict, found: dict) -> dict:
     """Both settings, of which `found` counts."""
-    schedules = {
-        name: {**former.get(name, {}), **found.get(name, {})}
-        for name in ("pretraining", "training")
-        if name in former or name in found
-    }
-    return {**former, **found, **schedules}
+    training = {**former.get("training", {}), **found.get("training", {})}
+    return {**former, **found, **({"training": training} if training else {})}
 
 
 def draw(known: optuna.Study, over: dict, base: Config) -> tuple[optuna.Trial, Config]:
@@ -126,7 +134,7 @@ def note(known: optuna.Study, trial: optuna.Trial, outcome: trials.Outcome | Kil
     if isinstance(outcome, KilledProcess):
         trial.set_user_attr(study.KILLED, True)
         known.tell(trial, state=TrialState.PRUNED)
-        print(f"{name}: the system killed it, most likely for want of memory; not tried again")
+        print(f"{name}: the system killed it, most likely for want of memory")
         return
     for epoch, lwlrap in outcome.epochs.items():
         trial.report(lwlrap, epoch)
@@ -157,13 +165,9 @@ def table(known: optuna.Study) -> pd.DataFrame:
     columns = {}
     for trial in study.best_first(known)[:SHOWN]:
         minutes = trial.duration.total_seconds() / 60
-        columns[f"trial {trial.number}"] = {
-            "lwlrap": trial.value,
-            "minutes": minutes,
-            **trial.params,
-        }
-    columns["importance"] = study.importances(known)
-    return pd.DataFrame(columns)
+        shown = {"lwlrap": trial.value, "minutes": minutes, **trial.params}
+        columns[f"trial {trial.number}"] = shown
+    return pd.DataFrame({**columns, "importance": study.importances(known)})
 
 
 def _parser() -> argparse.ArgumentParser:

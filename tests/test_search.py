@@ -83,6 +83,7 @@ class TestRanges:
             ("sample_rate", "can be "),
             ("n_folds", "can be "),
             ("pooling", r"name the values, as in pooling=max\+avemax1/OTHER"),
+            ("stop_from", "name the values, as in stop_from=null/OTHER"),
             ("n_hop=5:1", "low|high"),
             ("n_hop=a:b", "expected int, got 'a'"),
             ("htk=maybe", "expected bool, got 'maybe'"),
@@ -251,6 +252,30 @@ class TestStudy:
         run_stage("search", *arguments, "--trials", "2", "--folds", "1")
         assert "folds [0] -> [1]" in capsys.readouterr().out
 
+    def test_the_settings_are_those_of_the_study_that_was_asked_for(
+        self, arguments, run_stage, tmp_path, scored, capsys
+    ):
+        best = tmp_path / "search" / "best.json"
+        run_stage("search", *arguments, "--trials", "2")
+        found = best.read_text()
+        (tmp_path / "mine.json").write_text('{"stem_filters": 8}')
+        mine = ("--settings", tmp_path / "mine.json")
+        run_stage("search", *arguments, *mine, "--trials", "1")
+        assert json.loads(best.read_text())["stem_filters"] == 8
+        capsys.readouterr()
+        run_stage("search", *arguments, "--trials", "2")
+        assert best.read_text() == found
+        assert f"train with --profile tiny --settings {best}" in capsys.readouterr().out
+        with pytest.raises(SystemExit, match="writes .*best.json anew: copy it"):
+            run_stage("search", *arguments, "--settings", best)
+
+    def test_a_fold_without_clips_is_named(
+        self, arguments, run_stage, monkeypatch, in_this_process
+    ):
+        monkeypatch.setattr(trials.Run, "clip_folds", lambda run: np.zeros(20, int))
+        with pytest.raises(SystemExit, match="fold 0 has no readable clip to train on or to score"):
+            run_stage("search", *arguments, "--trials", "1")
+
     def test_what_comes_to_nothing_is_given_up_with_its_reason(
         self, arguments, run_stage, tmp_path, scored, monkeypatch
     ):
@@ -312,6 +337,7 @@ class TestStudy:
     [
         (["--experiments", "v1mix,max3exam"], "search takes one experiment"),
         (["--settings", "FILE"], "starts from stored log-mels"),
+        (["--force"], "to begin anew, move .*search away"),
         (["--over", "nhop"], r"--over nhop: can be .*mixup_prob, .* \(nearest: n_hop\)"),
     ],
 )

@@ -43,7 +43,7 @@ def _check(settings: dict, kinds: dict, where: str) -> None:
         if kinds[name] is Schedule:
             _check(value, SCHEDULE_KINDS, f"{where}{name}.")
         elif not is_a(value, kinds[name]):
-            what = getattr(kinds[name], "__name__", kinds[name])
+            what = kinds[name].__name__ if type(kinds[name]) is type else kinds[name]
             raise InputError(f"{where}{name} must be {what}; got {json.dumps(value)}")
 
 

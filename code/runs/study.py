@@ -80,8 +80,9 @@ def _default(name: str, base: Config) -> str:
         return "false/true"
     if isinstance(value, (int, float)) and value > 0:
         factor = FACTORS.get(name, 2.0)
-        return f"{_value(name, str(type(value)(value / factor)))}:{type(value)(value * factor)}"
-    raise InputError(f"--over {name}: name the values, as in {name}={value}/OTHER")
+        return f"{type(value)(value / factor)}:{type(value)(value * factor)}"
+    shown = "null" if value is None else value  # as JSON has it
+    raise InputError(f"--over {name}: name the values, as in {name}={shown}/OTHER")
 
 
 def _distribution(name: str, text: str) -> BaseDistribution:
@@ -113,7 +114,7 @@ def _value(name: str, text: str):
     if (isinstance(value, str) and "+" in text) or not settings.is_a(value, kind):
         value = tuple(map(parsed, text.split("+")))
     if not settings.is_a(value, kind):
-        raise ValueError(f"expected {getattr(kind, '__name__', kind)}, got {text!r}")
+        raise ValueError(f"expected {kind.__name__ if type(kind) is type else kind}, got {text!r}")
     return float(value) if kind is float else value
 
 
@@ -196,7 +197,7 @@ def open_study(root: Path, experiment: str, source: dict, seed: int) -> optuna.S
 
 
 def all_studies(root: Path) -> list:
-    """What is in the file, the latest last: `study_name`, `user_attrs` and so on."""
+    """What is in the file, that begun last at the end: `study_name`, `user_attrs` and so on."""
     if not (root / STUDY).exists():
         return []
     return optuna.get_all_study_summaries(url(root))

@@ -24,7 +24,7 @@ from runs import settings
         ('{"n_hop": true}', "n_hop must be int; got true"),
         ('{"fmax": "high"}', r"fmax must be float \| None; got \"high\""),
         ('{"htk": 1}', "htk must be bool; got 1"),
-        ('{"pooling": ["max"]}', "pooling must be"),
+        ('{"pooling": ["max"]}', r"pooling must be tuple\[str, str\]"),
         ('{"block_filters": [16, "a"]}', "block_filters must be"),
         ('{"training": 3}', r"training.expected settings by name"),
         ('{"training": {"epoch": 3}}', r"training.there is no setting 'epoch' \(nearest: epochs\)"),
