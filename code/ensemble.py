@@ -20,7 +20,6 @@ from trained import calibration
 from trained import ensemble as trained
 from trained.calibration import Calibration, expected_calibration_error, top_label
 
-__all__ = ["build_stacker", "main"]
 CHANCE_DRAWS = 20
 HELD_OUT = "ensemble, held out"
 NOTE = f"""
@@ -172,9 +171,7 @@ def describe(run: Run, calibrations: dict[str, Calibration]) -> trained.Ensemble
 
     def described(result, file: str) -> trained.File:
         path = result.path(file)
-        # Of networks the record has it; the ensemble's own record is not written yet.
-        known = size_and_checksum(path) if result is run.ensemble else result.checksums()[file]
-        return trained.File(str(path.relative_to(run.root)), *known)
+        return trained.File(str(path.relative_to(run.root)), *size_and_checksum(path))
 
     networks = {
         config.name: [described(run.fold(config, fold), ".weights.h5") for fold in run.folds]

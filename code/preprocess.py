@@ -120,8 +120,6 @@ def write_folds(run: Run) -> None:
     folds = assign_folds_by_name(
         curated.fnames, curated.labels, settings.n_folds, settings.fold_seed, curated.groups
     )
-    if len(set(folds)) < settings.n_folds:
-        raise InputError(f"{n} {what} leave some of {settings.n_folds} folds empty")
     with written_whole(result.path(".csv")) as part:
         pd.DataFrame({"fname": curated.fnames, "fold": folds}).to_csv(part, index=False)
     result.seal()

@@ -54,10 +54,13 @@ def needed_bytes(run: Run) -> float:
 
 def present_bytes(run: Run) -> int:
     """What the clips, and these experiments' models and predictions, already take."""
-    names = [config.name for config in run.scored_configs()]
-    folders = {run.root / part / name for part in ("models", "predictions") for name in names}
-    folders.add(run.root / "clips")
-    return sum(path.stat().st_size for folder in folders for path in folder.rglob("*"))
+    configs, kinds = run.scored_configs(), (VIEWS, LOG_MELS)
+    folders = {run.root / part / one.name for part in ("models", "predictions") for one in configs}
+    paths = [path for folder in (*folders, run.root / "clips") for path in folder.rglob("*")]
+    ours = {kind.stem(config) for kind in kinds for config in configs}
+    others = tuple(kind.name for kind in kinds)  # of other front ends
+    counted = (path for path in paths if path.stem in ours or not path.name.startswith(others))
+    return sum(path.stat().st_size for path in counted)
 
 
 def report_memory(run: Run) -> None:

@@ -16,7 +16,7 @@ import storage
 from clips import prepare
 from clips.files import ClipFile
 from clips.store import STORE_FILES
-from conftest import open_writer
+from conftest import open_writer, run_of
 from fast import gpus
 from runs import command_line, space
 from solution import models
@@ -82,6 +82,16 @@ def test_preprocessing_asks_for_space_first(arguments, tmp_path, run_stage, monk
     with pytest.raises(SystemExit, match="error: .* of disk space left"):
         run_stage("preprocess", *arguments, tmp_path / "out")
     assert not (tmp_path / "out" / "clips").exists()
+
+
+def test_views_of_another_front_end_are_not_there_already(finished_run, tmp_path):
+    (tmp_path / "mine.json").write_text('{"n_hop": 100}')
+    run = run_of(*finished_run[2])
+    other = run_of(*finished_run[2], "--settings", tmp_path / "mine.json")
+    taken = [path.stat().st_size for path in (run.root / "clips").rglob("views-*.f32")]
+    assert sum(taken) > 0
+    difference = space.present_bytes(run) - space.present_bytes(other)
+    assert sum(taken) <= difference < 1.1 * sum(taken)
 
 
 @pytest.mark.parametrize(
