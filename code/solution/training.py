@@ -147,6 +147,7 @@ class Training:
                 epochs=self.schedule.epochs,
                 callbacks=[
                     keras.callbacks.LearningRateScheduler(self.learning_rate),
+                    UnbiasedAverages(),
                     self.scoring,
                     *callbacks,  # what saves the state comes last
                 ],
@@ -242,6 +243,34 @@ class Nadam(keras.optimizers.Nadam):
 
     def get_config(self):
         return {**super().get_config(), "schedule_decay": self.schedule_decay}
+
+
+class UnbiasedAverages(keras.callbacks.Callback):
+    """Batch norm's moving averages as Keras 2 had them: of this training's batches only.
+
+    Neither their initial 0 and 1 nor those of the pretraining count, which at a momentum of 0.99
+    would do so for hundreds of batches. While the network learns, which needs no averages, they
+    begin at zero: after n batches their weights add up to 1 - momentum^n, by which they are divided
+    before the network is scored or saved.
+
+    References
+    ----------
+    Kingma and Ba: Adam, ICLR 2015, section 3. Published setting: `zero_debias` of Keras 2.1.5.
+    """
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._scale(epoch, lambda average, weight: average * weight)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._scale(epoch + 1, lambda average, weight: average / weight)
+
+    def _scale(self, n_epochs: int, scaled: Callable) -> None:
+        for branch in ("crop_branch", "clip_branch"):
+            for layer in self.model.get_layer(branch).layers:
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    weight = 1 - layer.momentum ** (n_epochs * self.params["steps"])
+                    for average in (layer.moving_mean, layer.moving_variance):
+                        average.assign(scaled(average, weight))
 
 
 class Scoring(keras.callbacks.Callback):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from scipy.signal import correlate2d
 
-from config import EXPERIMENTS
+from config import EXPERIMENTS, Schedule
 from solution import crops
 from solution.crops import Examples
 from solution.stacker import build_stacker
-from solution.training import Learner, Nadam
+from solution.training import Learner, Nadam, Training
 from trainings import CONFIG, ONCE, Clips
 
 PUBLISHED = EXPERIMENTS["v1mix"]
@@ -107,12 +107,47 @@ def test_rates_sizes_and_mixed_batches_of_a_training(make_training):
     assert found == SEQUENCE
 
 
-def test_running_averages_after_three_steps():
-    clips, config = Clips(), dataclasses.replace(CONFIG, precision="float32")
+@pytest.fixture
+def learnt():
+    """Clips with global features that are far from those batch norm begins with."""
+    clips = Clips()
     features = np.random.default_rng(0).normal(3, 2, (24, 128, 12)).astype(np.float32)
     lengths = np.zeros((24, 1), np.float32)
     clips.inputs = lambda which: {"length": lengths[which], "global_feat": features[which]}
-    learnt = Examples(clips, np.arange(24), clips.labels)
+    return Examples(clips, np.arange(24), clips.labels, crops.views(clips, np.arange(24), CONFIG))
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_averages_are_those_of_keras_2_after_each_epoch(learnt, tmp_path, interrupted):
+    """What came before, here a pretraining, leaves no trace in them."""
+    config, schedule = dataclasses.replace(CONFIG, precision="float32"), Schedule(3, (1,), 0.0)
+    learner, found = Learner(config, 2), []
+    norm = learner.model.get_layer("clip_branch").get_layer("global_norm")
+    norm.set_weights([*norm.get_weights()[:2], np.full(12, -50.0), np.full(12, 900.0)])
+    learner.network.save_weights(tmp_path / "pretrained.weights.h5")
+
+    def noting(epoch, _):
+        found.append(norm.get_weights()[2:])
+
+    begun = Training(learner, "fold0", learnt, learnt, schedule, tmp_path / "pretrained.weights.h5")
+    if interrupted:  # after the first epoch, which is all that its schedule has
+        begun.schedule = dataclasses.replace(schedule, epochs=1)
+        begun.fit(keras.callbacks.LambdaCallback(on_epoch_end=noting))
+        begun.schedule = schedule
+    begun.fit(keras.callbacks.LambdaCallback(on_epoch_end=noting))
+    assert len(found) == 3
+    biased, n = np.zeros((2, 12)), 0  # as TensorFlow's `assign_moving_average`, in float64
+    for inputs, _ in crops.training_batches(learnt, config, schedule, "fold0"):
+        features = inputs["global_feat"].astype(float).reshape(-1, 12)
+        biased, n = 0.99 * biased + 0.01 * np.array([features.mean(0), features.var(0)]), n + 1
+        if n % begun.n_batches == 0:
+            expected = biased / (1 - 0.99**n)
+            np.testing.assert_allclose(found[n // begun.n_batches - 1], expected, rtol=1e-4)
+    assert n == 3 * begun.n_batches
+
+
+def test_running_averages_after_three_steps(learnt):
+    config = dataclasses.replace(CONFIG, precision="float32")
     model = Learner(config, 2).model
     stem, norm = (model.get_layer("crop_branch").get_layer(f"stem_{n}") for n in ("conv", "norm"))
     of_clips = model.get_layer("clip_branch").get_layer("global_norm")
