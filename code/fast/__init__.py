@@ -21,6 +21,8 @@ os.environ["KERAS_HOME"] = f"{os.devnull}/keras"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if shutil.which("nvidia-smi") else "3")
 # Take a GPU's memory as it is needed, not all of it: there is tagging beside a training.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+# GPUs from Ampere on would round what float32 is asked for to ten bits (TF32) before they multiply.
+os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 if platform.machine().lower() in ("x86_64", "amd64"):
     # oneDNN's convolutions, which TensorFlow takes by itself only on processors with instructions
     # for neural networks, such as AVX512_VNNI.

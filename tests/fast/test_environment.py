@@ -51,6 +51,12 @@ def test_onednn_is_on_before_tensorflow_is_imported(entry):
     assert on_import(entry) == "1"
 
 
+def test_float32_is_not_rounded_on_gpus_unless_the_user_says_so():
+    program = "import fast, os, sys; sys.exit(os.environ['NVIDIA_TF32_OVERRIDE'])"
+    assert stderr_of(program).strip() == "0"
+    assert stderr_of(program, NVIDIA_TF32_OVERRIDE="1").strip() == "1"
+
+
 def test_what_the_user_says_counts():
     assert on_import("train", TF_ENABLE_ONEDNN_OPTS="0") == "0"
 
