@@ -150,8 +150,8 @@ class Config:
 
         yield "n_dft", self.n_dft > 0 and self.n_dft % 2 == 0, "an even number above 0"
         halved = -(-self.n_mels // 8) if self.pooling[1] != "none" else self.n_mels
-        multiple = "a multiple of 16, as poolings halve it"
-        yield "n_mels", halved > 0 and halved % 2 == 0, multiple
+        even = "an even number when poolings have halved it, as multiples of 16 are"
+        yield "n_mels", halved > 0 and halved % 2 == 0, even
         nyquist = self.sample_rate / 2
         highest = nyquist if self.fmax is None else self.fmax
         lowest = f"at least 0 and below fmax, here {highest:g} Hz"

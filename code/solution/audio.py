@@ -42,14 +42,15 @@ def trim(waveform: np.ndarray) -> np.ndarray:
     n_frames = 1 + len(waveform) // TRIM_HOP
     padded = np.pad(waveform, TRIM_FRAME // 2, mode="reflect")  # again and again, if it is short
     hops = padded[: (n_frames + HOPS_IN_FRAME - 1) * TRIM_HOP].reshape(-1, TRIM_HOP)
+    # (hops,), of which each frame has four
     sums = np.concatenate(
         [
             np.square(hops[first : first + HOPS_AT_ONCE]).sum(axis=1)
             for first in range(0, len(hops), HOPS_AT_ONCE)
         ]
     )
-    pairs = sums[:-1] + sums[1:]  # as NumPy adds up a frame: halves, of halves
-    rms = np.sqrt((pairs[:-2] + pairs[2:]) / TRIM_FRAME)  # (frames,)
+    pairs = sums[:-1] + sums[1:]  # (hops - 1,), as NumPy adds up a frame: halves, of halves
+    rms = np.sqrt((pairs[:-2] + pairs[2:]) / TRIM_FRAME)  # (hops - 3,), one for each frame
     loud = np.flatnonzero(librosa.amplitude_to_db(rms, ref=np.max, top_db=None) > -TRIM_DB)
     return waveform[loud[0] * TRIM_HOP : (loud[-1] + 1) * TRIM_HOP]
 

@@ -137,6 +137,7 @@ def training_batch(
     labels : float32 (batch, classes), smoothed
     """
     cut, sizes, length = crop_source(examples.store, config)
+    # (batch, samples) or (batch, frames, n_mels)
     sound = np.stack([cut(clip, random_start(sizes[clip], length, rng), length) for clip in clips])
     labels = smooth_labels(examples.labels[clips], config.label_smoothing)
     if rng.random() < mixup_prob:

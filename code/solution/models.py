@@ -109,6 +109,7 @@ def head(config: Config, n_classes: int) -> keras.Model:
     inputs = [keras.Input((size,)) for size in sizes]
     # What it is not to see becomes zeros, so that networks keep their shapes.
     sees = True, config.global_features, config.clip_length
+    # (1024,), (128,) and (1,)
     seen = [part if sees else 0.0 * part for part, sees in zip(inputs, sees, strict=True)]
     x = layers.Concatenate(name="concatenate", dtype="float32")(seen)  # (1153,)
     tags = layers.Dense(n_classes, activation="sigmoid", dtype="float32", name="tags")(x)

@@ -91,8 +91,9 @@ def _scored(config: Config) -> Config:
     """The experiment as it is scored: one whose front end is fixed, from log-mels."""
     if config.trains_front_end:
         return config
-    published = {"power_melgram": 2.0, "return_decibel_melgram": True}  # made them; it sees none
-    return dataclasses.replace(config, frontend="logmel", **published)
+    # These two were used in making the log-mels; networks that start there are to have no other.
+    made_with = {"power_melgram": 2.0, "return_decibel_melgram": True}
+    return dataclasses.replace(config, frontend="logmel", **made_with)
 
 
 def _all_views(config, crop_branch, clip_branch, head, front_end=None) -> keras.Model:
@@ -101,12 +102,12 @@ def _all_views(config, crop_branch, clip_branch, head, front_end=None) -> keras.
     views = keras.Input((config.n_views, *shape), name="views")
     length = keras.Input((1,), name="length")
     global_feat = keras.Input((NUM_STEPS, N_FEATURES), name="global_feat")
-    crops = ops.reshape(views, (-1, *shape))
-    logmel = front_end(crops) if front_end else ops.expand_dims(crops, -1)
+    crops = ops.reshape(views, (-1, *shape))  # (batch * 3, ...)
+    logmel = front_end(crops) if front_end else ops.expand_dims(crops, -1)  # (..., 441, 64, 1)
     x = crop_branch(logmel)  # (batch * 3, 1024)
-    y, z = (ops.repeat(part, config.n_views, axis=0) for part in (clip_branch(global_feat), length))
+    of_clips = clip_branch(global_feat), length  # (batch, 128), (batch, 1)
+    y, z = (ops.repeat(part, config.n_views, axis=0) for part in of_clips)
     tags = head([x, y, z])  # (batch * 3, classes)
-    tags = ops.mean(
-        ops.reshape(tags, (-1, config.n_views, tags.shape[-1])), axis=1
-    )  # (batch, classes)
-    return keras.Model({"views": views, "length": length, "global_feat": global_feat}, tags)
+    tags = ops.reshape(tags, (-1, config.n_views, tags.shape[-1]))  # (batch, 3, classes)
+    inputs = {"views": views, "length": length, "global_feat": global_feat}
+    return keras.Model(inputs, ops.mean(tags, axis=1))  # (batch, classes)

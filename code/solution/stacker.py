@@ -81,6 +81,7 @@ def read_weights(path: Path, n_classes: int, n_channels: int) -> list[np.ndarray
 def stack(inputs: np.ndarray, weights: list[list[np.ndarray]]) -> np.ndarray:
     """The mean over stackers with these weights: (clips, classes, channels) -> (clips, classes)."""
     # What `build_stacker` computes, without a network that would have to be built first.
+    # Of each stacker (clips, classes).
     sums = [np.einsum("bpc,pcf->bp", inputs, models) @ classes for models, classes in weights]
     return np.mean([(np.tanh(x - SHIFT) + 1) / 2 for x in sums], axis=0)
 

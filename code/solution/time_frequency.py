@@ -4,12 +4,17 @@ import inspect
 from numbers import Integral
 
 import keras
-import librosa
 import numpy as np
 import tensorflow as tf
 from kapre import STFT, MagnitudeToDecibel
 
-from solution.logmel import DYNAMIC_RANGE_DB, FLOOR_POWER, same_padding
+from solution.logmel import (
+    DYNAMIC_RANGE_DB,
+    FLOOR_POWER,
+    hann_window,
+    mel_matrix,
+    same_padding,
+)
 
 
 @keras.saving.register_keras_serializable("freesound")
@@ -125,22 +130,22 @@ class Melspectrogram(keras.layers.Layer):
                 raise ValueError(f"{name} must be {expected}, got {getattr(self, name)!r}")
 
     def build(self, input_shape):
-        bands = {name: getattr(self, name) for name in ("sr", "n_mels", "fmin", "fmax", "htk")}
-        norm = "slaney" if self.norm in ("slaney", 1) else None
-        mel_matrix = librosa.filters.mel(n_fft=self.n_dft, norm=norm, **bands).T  # (n_freq, n_mels)
+        bands = {name: getattr(self, name) for name in ("fmin", "fmax", "htk")}
+        bands["norm"] = "slaney" if self.norm in ("slaney", 1) else None
+        matrix = mel_matrix(self.sr, self.n_dft, self.n_mels, **bands).T  # (n_freq, n_mels)
         if self.trainable_kernel:
             self.real_kernel = self._weight("real_kernel", self._kernel(np.cos))
             self.imaginary_kernel = self._weight("imaginary_kernel", self._kernel(np.sin))
         if self.trainable_fb:
-            mel_matrix = self._weight("mel_matrix", mel_matrix)
-        self.mel_matrix = mel_matrix
+            matrix = self._weight("mel_matrix", matrix)
+        self.mel_matrix = matrix
         self.built = True
 
     def _kernel(self, wave):
         """Hann-windowed cosines or sines of all DFT frequencies: (n_dft, 1, n_freq)."""
         cycles = np.outer(np.arange(self.n_dft), np.arange(self.n_dft // 2 + 1)) / self.n_dft
-        window = librosa.filters.get_window("hann", self.n_dft, fftbins=True)
-        return (window[:, None] * wave(2 * np.pi * cycles))[:, None].astype("float32")
+        window = hann_window(self.n_dft)[:, None]
+        return (window * wave(2 * np.pi * cycles))[:, None].astype("float32")
 
     def _weight(self, name, value):
         initializer = keras.initializers.Constant(value)

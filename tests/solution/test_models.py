@@ -66,6 +66,7 @@ def test_log_mel_front_end_has_the_same_network():
         {"n_views": 2},
         {"stem": "wide"},
         {"pooling": ("x", "x")},
+        {"precision": "half"},
     ],
 )
 def test_unknown_settings_are_refused(setting):
