@@ -34,7 +34,7 @@ from fast import processes
 from solution import metrics
 from storage import read_scores, written_whole
 
-BASE, WITHOUT_NOISY = "as it is", "no pretraining"
+BASE, AGAIN, WITHOUT_NOISY = "as it is", "again", "no pretraining"
 MEMBER, COMBINED = "best member", ("average", "ensemble")
 COLUMNS = ("seed", "variant", "oof", "test")
 WIDTHS = ("stem_filters", "block_filters", "gru_units", "crop_samples")
@@ -60,6 +60,7 @@ LONGER = {  # as the profile `best` has it
 }
 VARIANTS = {
     BASE: {},
+    AGAIN: {},  # from other initial weights, with other crops: what chance alone does
     # What the authors say gains.
     "no mixup": in_both(mixup_prob=0.0),
     "no global features": {"global_features": False},
@@ -122,7 +123,8 @@ def main() -> None:
         if run != TOGETHER:
             options += ["--folds", (seed - 1) % N_FOLDS, "--experiments", "v1mix"]
             stages = STAGES[:-1]
-        settings = {**COMMON, **VARIANTS.get(run, {}), "seed": seed}
+        chance = seed + 100 * (run == AGAIN)
+        settings = {**COMMON, **VARIANTS.get(run, {}), "seed": chance}
         # In a process of its own, as Keras keeps the memory of every network.
         processes.apart(run_stages, output, settings, options, stages)
         found = combined(output) if run == TOGETHER else {run: scores_of(output, data)}
@@ -201,6 +203,12 @@ def differences(scores: pd.DataFrame, names: list[str], base: str = BASE) -> pd.
             rows[name][part] = f"{both[part][name].mean():.4f}"
             rows[name][f"{part}, difference"] = difference
     return pd.DataFrame(rows).T
+
+
+def pooled(*scores: pd.DataFrame) -> pd.DataFrame:
+    """Rows of several datasets as those of one: each of their seeds is a pair of its own."""
+    named = (rows.assign(seed=f"{i}:" + rows["seed"].astype(str)) for i, rows in enumerate(scores))
+    return pd.concat(named)
 
 
 def tables(scores: pd.DataFrame) -> list[str]:

@@ -36,13 +36,25 @@ def test_differences_are_paired_by_seed_and_noise_is_called_so():
     assert table.loc["gains", "test"] == "0.5200"
 
 
-@pytest.mark.parametrize(
-    "rows", sorted((HERE / "measured").glob("*.csv")), ids=lambda path: path.stem
-)
-def test_the_tables_of_the_readme_are_those_of_the_rows(rows):
-    scores, readme = pd.read_csv(rows), (HERE / "README.md").read_text()
-    for table in study.tables(scores):
-        assert table in readme
+def test_pairs_of_two_datasets_are_pooled():
+    rows = [
+        {"seed": 1, "variant": variant, "oof": oof, "test": oof}
+        for variant, oof in ((study.BASE, 0.5), ("gains", 0.6))
+    ]
+    easy = pd.DataFrame(rows)
+    hard = easy.assign(oof=easy["oof"] - [0.3, 0.26])
+    table = study.differences(study.pooled(easy, hard), [study.BASE, "gains"])
+    assert table.loc["gains", "pairs"] == 2
+    assert table.loc["gains", "oof, difference"].startswith("+0.1200 ± 0.2541 (noise)")
+
+
+def test_the_tables_of_the_readme_are_those_of_the_rows():
+    readme = (HERE / "README.md").read_text()
+    each = [pd.read_csv(rows) for rows in sorted((HERE / "measured").glob("*.csv"))]
+    assert len(each) == 2
+    for scores in (*each, study.pooled(*each)):
+        for table in study.tables(scores):
+            assert table in readme
 
 
 def test_official_folds_are_each_the_test_set_of_the_others(make_clips, tmp_path):
