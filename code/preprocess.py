@@ -47,21 +47,18 @@ def write_store(run: Run, split: str) -> None:
     if not run.is_pending(result):
         if not can_be_read_now(run, split):
             return
-        print(f"{split} clips: made again, as some that could not be read can be now")
+        print(f"{split} clips: made again all the same: some that could not be read can be now")
     result.unseal()
     folder = result.record.parent
-    try:
-        with store.Writer(folder, run.settings, result.checkpoint) as writer:
-            done = len(writer)
-            if done:
-                print(f"{split} clips: going on after the first {done}")
-            prepared = prepared_clips(run, clips.files[done:])
-            with messages.progress_bar(split, len(clips), done=done) as bar:
-                for fname, clip in zip(clips.fnames[done:], prepared, strict=True):
-                    writer.append(fname, clip)
-                    bar.update()
-    except BrokenProcessPool as error:
-        raise KilledProcess("a process that decoded clips") from error
+    with store.Writer(folder, run.settings, result.checkpoint) as writer:
+        done = len(writer)
+        if done:
+            print(f"{split} clips: going on after the first {done}")
+        prepared = prepared_clips(run, clips.files[done:])
+        with messages.progress_bar(split, len(clips), done=done) as bar:
+            for fname, clip in zip(clips.fnames[done:], prepared, strict=True):
+                writer.append(fname, clip)
+                bar.update()
     result.seal(writer.written())
     print(f"{split} clips: wrote {len(clips)} to {folder}")
 
@@ -69,13 +66,17 @@ def write_store(run: Run, split: str) -> None:
 def can_be_read_now(run: Run, split: str) -> bool:
     """Was a clip unreadable for what was no fault of its own: the disk, its rights, no PyAV?"""
     clips = zip(run.dataset[split].files, run.store(split).faults, strict=True)
-    return any(fault and not prepare.prepare(file, run.settings).fault for file, fault in clips)
+    unreadable = [file for file, fault in clips if fault]
+    return bool(unreadable) and "" in [one.fault for one in prepared_clips(run, unreadable)]
 
 
 def prepared_clips(run: Run, files: list[ClipFile]) -> Iterator[PreparedClip]:
     """Clips made ready, in order: on all cores, or by the workers of a scheduler."""
     if not run.scheduler:
-        yield from prepare.prepare_all(files, run.settings)
+        try:
+            yield from prepare.prepare_all(files, run.settings)
+        except BrokenProcessPool as error:
+            raise KilledProcess("a process that decoded clips") from error
         return
     for batch in tasks.in_order(run, preparation.prepare_clips, crops.split(files, BATCH_CLIPS)):
         yield from batch

@@ -242,7 +242,7 @@ def main() -> int:
                     raise
                 command_line.discard_output()
         if args.json:
-            print("]")
+            print("]" if done else "[]")
     finally:
         readable = [tagged for tagged in done if not tagged.error]
         if args.csv:

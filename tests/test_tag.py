@@ -498,6 +498,10 @@ class TestCommandLine:
         for _ in range(2):
             status, _, err = run_tag(tmp_path, "--labels", tmp_path, "--csv", tmp_path / "tags.csv")
             assert (status, "is no audio" in err) == (0, False)
+        (tmp_path / "a.wav").unlink()
+        (tmp_path / "a.wav.txt").unlink()
+        status, out, _ = run_tag(tmp_path, "--csv", tmp_path / "tags.csv", "--json")
+        assert (status, json.loads(out)) == (0, [])
 
     def test_line_breaks_and_tabs_in_tags_stay_out_of_labels(self, tmp_path):
         write_labels(tmp_path / "a.txt", [(0.0, 1.25, "a\tb\n c", 0.9), (1.25, 2, "für", 0.8)])

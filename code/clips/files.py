@@ -40,7 +40,7 @@ LARGEST_MEMBER = 1 << 30  # bytes; two hours in one channel are less
 BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=16)
 def _opened(path: Path, *version: int) -> zipfile.ZipFile:
     """Once per process: reading the directory of a large archive takes its time."""
     return zipfile.ZipFile(path)
@@ -125,7 +125,8 @@ def walk(
         for name in sorted(subfolders):
             path = Path(folder, name)
             real = path.resolve()
-            again = path.is_symlink() and (real in seen or real.is_relative_to(top))
+            inside = real.is_relative_to(top) and not is_hidden(str(real.relative_to(top)))
+            again = real in seen or (path.is_symlink() and inside)
             if not (deep or is_hidden(name) or again):
                 seen.add(real)
                 kept.append(name)
@@ -133,17 +134,22 @@ def walk(
         yield Path(folder), names
 
 
-def files_in(container: Path) -> Iterator[tuple[str, str]]:
-    """Each file of a folder or an archive: its name there, and its path as people wrote it."""
+def files_in(container: Path, skip_damaged: bool = False) -> Iterator[tuple[str, str]]:
+    """Each file of a folder or an archive: its name there, and its path as people wrote it.
+
+    `skip_damaged` leaves out sub-folders that cannot be read, which are an error else.
+    """
     if container.is_dir():
         faults = []
         folders = list(walk(container, onerror=faults.append))
-        if faults:
+        if faults and not skip_damaged:
             raise faults[0]
         paths = (folder / name for folder, names in folders for name in names)
         for name in [str(path.relative_to(container)) for path in paths if path.is_file()]:
-            # As tables have it, whatever the locale.
-            yield name, os.fsencode(name).decode(errors="surrogateescape")
+            text = name
+            with contextlib.suppress(UnicodeError):  # as tables have it, whatever the locale
+                text = os.fsencode(name).decode()
+            yield name, text
         return
     members = _archive(container).infolist()
     for info in {info.filename: info for info in members}.values():  # added again: the last counts
@@ -169,19 +175,19 @@ class ClipIndex:
         self.paths, self._folders = {}, CLIP_FOLDERS[split]
         self.places = f"{', '.join(f'{name}/' for name in self._folders)} (or .zip) of {root}"
         self._index = defaultdict(list)  # end of a path, with and without suffix -> files
-        folders = [in_any_case(root, name) for name in self._folders]
+        folders = [in_any_case(root, name) for name in reversed(self._folders)]
         archives = [in_any_case(root, f"{name}.zip") for name in self._folders]
         folders = [path for path in folders if path.is_dir()]
         for container in folders + [path for path in archives if path.is_file()]:
             try:
-                self._add(container)
+                self._add(container, skip_damaged)
             except (OSError, *BAD_ARCHIVE) as error:
                 kind = "folder" if container in folders else "zip archive"
                 if not skip_damaged:
                     raise InputError(f"{container}: is not a readable {kind} ({error})") from error
 
-    def _add(self, container: Path) -> None:
-        for name, text in files_in(container):
+    def _add(self, container: Path, skip_damaged: bool) -> None:
+        for name, text in files_in(container, skip_damaged):
             path = same_name(text)
             if is_hidden(os.path.dirname(path)):
                 continue

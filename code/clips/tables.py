@@ -46,7 +46,8 @@ def find(root: Path, names: Iterable[str]) -> Path | None:
 def _content(path: Path) -> bytes:
     if path.suffix.lower() != ".zip":
         return path.read_bytes()
-    names = [name for name, text in files_in(path) if text.endswith(".csv") and not is_hidden(text)]
+    there = [(name, text) for name, text in files_in(path) if not is_hidden(text)]
+    names = [name for name, text in there if text.lower().endswith(".csv")]
     if len(names) != 1:
         raise ValueError(f"it holds {len(names)} tables")
     return ClipFile(path, names[0]).open().read()

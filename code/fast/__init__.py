@@ -15,7 +15,8 @@ from pathlib import Path
 
 BACKENDS = ("tensorflow", "jax", "torch")
 
-# A `keras.json` in it with "channels_first" would make other networks.
+# No folder: a `keras.json` in it with "channels_first" would make other networks. And none that can
+# be made, so that Keras puts what it downloads into a temporary one.
 os.environ["KERAS_HOME"] = f"{os.devnull}/keras"
 # Errors, not advice. Where there is no NVIDIA driver, TensorFlow calls that an error: hide it too.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if shutil.which("nvidia-smi") else "3")

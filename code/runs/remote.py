@@ -29,7 +29,8 @@ from runs.run import Run
 from storage import lock
 
 CODE = Path(__file__).resolve().parents[1]
-DECIDING = ("KERAS_BACKEND", "TF_DETERMINISTIC_OPS")  # of the environment: other results, or none
+# Of the environment: they make other results, or none.
+DECIDING = ("KERAS_BACKEND", "TF_DETERMINISTIC_OPS", "NVIDIA_TF32_OVERRIDE")
 
 
 @contextlib.contextmanager

@@ -43,8 +43,14 @@ def _check(settings: dict, kinds: dict, where: str) -> None:
         if kinds[name] is Schedule:
             _check(value, SCHEDULE_KINDS, f"{where}{name}.")
         elif not is_a(value, kinds[name]):
-            what = kinds[name].__name__ if type(kinds[name]) is type else kinds[name]
-            raise InputError(f"{where}{name} must be {what}; got {json.dumps(value)}")
+            raise InputError(
+                f"{where}{name} must be {called(kinds[name])}; got {json.dumps(value)}"
+            )
+
+
+def called(kind) -> str:
+    """A type in words: "int", "tuple[str, str]", "float | None"."""
+    return kind.__name__ if type(kind) is type else str(kind)
 
 
 def is_a(value, kind: type) -> bool:

@@ -54,11 +54,12 @@ def needed_bytes(run: Run) -> float:
 
 def present_bytes(run: Run) -> int:
     """What the clips, and these experiments' models and predictions, already take."""
-    configs, kinds = run.scored_configs(), (VIEWS, LOG_MELS)
+    configs = run.scored_configs()
     folders = {run.root / part / one.name for part in ("models", "predictions") for one in configs}
     paths = [path for folder in (*folders, run.root / "clips") for path in folder.rglob("*")]
-    ours = {kind.stem(config) for kind in kinds for config in configs}
-    others = tuple(kind.name for kind in kinds)  # of other front ends
+    made = [run.made_of_clips(split, config) for split in SPLITS for config in configs]
+    ours = {os.path.basename(result.name) for results in made for result in results}
+    others = VIEWS.name, LOG_MELS.name  # of other front ends
     counted = (path for path in paths if path.stem in ours or not path.name.startswith(others))
     return sum(path.stat().st_size for path in counted)
 

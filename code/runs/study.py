@@ -114,7 +114,7 @@ def _value(name: str, text: str):
     if (isinstance(value, str) and "+" in text) or not settings.is_a(value, kind):
         value = tuple(map(parsed, text.split("+")))
     if not settings.is_a(value, kind):
-        raise ValueError(f"expected {kind.__name__ if type(kind) is type else kind}, got {text!r}")
+        raise ValueError(f"expected {settings.called(kind)}, got {text!r}")
     return float(value) if kind is float else value
 
 

@@ -246,7 +246,7 @@ class Nadam(keras.optimizers.Nadam):
 
 
 class UnbiasedAverages(keras.callbacks.Callback):
-    """Batch norm's moving averages as Keras 2 had them: of this training's batches only.
+    """Batch norm's moving averages as Keras 2.1.5 has them: of this training's batches only.
 
     Neither their initial 0 and 1 nor those of the pretraining count, which at a momentum of 0.99
     would do so for hundreds of batches. While the network learns, which needs no averages, they

@@ -284,7 +284,8 @@ def test_containers_in_another_case(root, packed):
 
 def test_tables_in_another_case(root, clips):
     header = "fname,Tick-tock,Meow,Bark"
-    (root / "Sample_Submission.CSV").write_text(f"{header}\ntest02.wav,0,0,0\n")
+    with zipfile.ZipFile(root / "Sample_Submission.CSV.ZIP", "w") as archive:
+        archive.writestr("Sample_Submission.CSV", f"{header}\ntest02.wav,0,0,0\n")
     clips.write_clips(root / "audio_train", "noisy")
     clips.tables["noisy"].to_csv(root / "Train_Noisy.csv", index=False)
     (root / "train_curated.csv").rename(root / "TRAIN_CURATED.csv")
@@ -330,15 +331,35 @@ def test_a_link_to_what_is_searched_anyway_makes_no_clip_ambiguous(root):
     assert dataset.load(root)["test"].fnames == NAMES
 
 
+def test_a_link_into_what_is_hidden_is_followed(root):
+    (root / "audio_test" / ".store").mkdir()
+    for name in NAMES:
+        (root / "audio_test" / name).rename(root / "audio_test" / ".store" / name)
+    (root / "audio_test" / "2020").symlink_to(root / "audio_test" / ".store")
+    assert dataset.load(root)["test"].fnames == NAMES
+
+
+def test_a_folder_within_one_that_was_linked_first_is_the_same(root, tmp_path):
+    (tmp_path / "data").mkdir()
+    (root / "audio_test").rename(tmp_path / "data" / "x")
+    (root / "audio_test").mkdir()
+    (root / "audio_test" / "a").symlink_to(tmp_path / "data" / "x")
+    (root / "audio_test" / "z").symlink_to(tmp_path / "data")
+    assert dataset.load(root)["test"].fnames == NAMES
+
+
 def test_a_folder_that_may_not_be_read_loses_no_clips_without_a_word(root, monkeypatch):
     def scandir(path, listed=os.scandir):
         if Path(path).name == "day1":
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return listed(path)
 
+    list_test_clips(root, *NAMES)
     (root / "audio_test" / "day1").mkdir()
     monkeypatch.setattr(os, "scandir", scandir)
     assert re.search("audio_test: is not a readable folder .*denied.*day1", fault(root))
+    test, _ = dataset.find_test(root, ["Bark", "Meow", "Tick-tock"])  # a kernel loses it alone
+    assert test.fnames == NAMES
 
 
 def test_hidden_folders_are_not_searched(root):

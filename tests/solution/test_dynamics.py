@@ -136,6 +136,9 @@ def test_averages_are_those_of_keras_2_after_each_epoch(learnt, tmp_path, interr
         begun.schedule = schedule
     begun.fit(keras.callbacks.LambdaCallback(on_epoch_end=noting))
     assert len(found) == 3
+    kept, weights = begun.scoring.kept, learner.model.weights
+    place = next(i for i, weight in enumerate(weights) if weight is norm.moving_mean)
+    np.testing.assert_array_equal(kept.weights[place], found[kept.epoch][0])  # as it was scored
     biased, n = np.zeros((2, 12)), 0  # as TensorFlow's `assign_moving_average`, in float64
     for inputs, _ in crops.training_batches(learnt, config, schedule, "fold0"):
         features = inputs["global_feat"].astype(float).reshape(-1, 12)
