@@ -206,9 +206,11 @@ def differences(scores: pd.DataFrame, names: list[str], base: str = BASE) -> pd.
 
 
 def pooled(*scores: pd.DataFrame) -> pd.DataFrame:
-    """Rows of several datasets as those of one: each of their seeds is a pair of its own."""
+    """Rows of several datasets as those of one: each of their seeds is a pair of its own. Trainings
+    that differ from the base by chance alone are means with it: else its luck is in all pairs."""
     named = (rows.assign(seed=f"{i}:" + rows["seed"].astype(str)) for i, rows in enumerate(scores))
-    return pd.concat(named)
+    rows = pd.concat(named).replace({"variant": {AGAIN: BASE}})
+    return rows.groupby(["seed", "variant"], as_index=False).mean()
 
 
 def tables(scores: pd.DataFrame) -> list[str]:

@@ -43,9 +43,12 @@ def test_pairs_of_two_datasets_are_pooled():
     ]
     easy = pd.DataFrame(rows)
     hard = easy.assign(oof=easy["oof"] - [0.3, 0.26])
+    again = {"seed": 1, "variant": study.AGAIN, "oof": 0.25, "test": 0.5}  # 0.2 at first
+    hard = pd.concat([hard, pd.DataFrame([again])])
     table = study.differences(study.pooled(easy, hard), [study.BASE, "gains"])
     assert table.loc["gains", "pairs"] == 2
-    assert table.loc["gains", "oof, difference"].startswith("+0.1200 ± 0.2541 (noise)")
+    # 0.1 and 0.115: 12.71 standard errors of two pairs
+    assert table.loc["gains", "oof, difference"] == "+0.1075 ± 0.0953"
 
 
 def test_the_tables_of_the_readme_are_those_of_the_rows():
