@@ -88,7 +88,8 @@ def test_views_of_another_front_end_are_not_there_already(finished_run, tmp_path
     (tmp_path / "mine.json").write_text('{"n_hop": 100}')
     run = run_of(*finished_run[2])
     other = run_of(*finished_run[2], "--settings", tmp_path / "mine.json")
-    taken = [path.stat().st_size for path in (run.root / "clips").rglob("views-*.f32")]
+    views = [run.views(split, run.configs[0]).path(".f32") for split in ("curated", "test")]
+    taken = [path.stat().st_size for path in views]
     assert sum(taken) > 0
     difference = space.present_bytes(run) - space.present_bytes(other)
     assert sum(taken) <= difference < 1.1 * sum(taken)
