@@ -171,7 +171,9 @@ def describe(run: Run, calibrations: dict[str, Calibration]) -> trained.Ensemble
 
     def described(result, file: str) -> trained.File:
         path = result.path(file)
-        return trained.File(str(path.relative_to(run.root)), *size_and_checksum(path))
+        # Of networks the record has it; the ensemble's own record is not written yet.
+        known = size_and_checksum(path) if result is run.ensemble else result.checksums()[file]
+        return trained.File(str(path.relative_to(run.root)), *known)
 
     networks = {
         config.name: [described(run.fold(config, fold), ".weights.h5") for fold in run.folds]

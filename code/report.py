@@ -115,8 +115,7 @@ def reliability_table(scored: Scored) -> pd.DataFrame:
 
 def read_histories(run: Run) -> dict[tuple[str, str], pd.DataFrame]:
     """By experiment and part; of pretrainings those that these experiments start from."""
-    pretrained = run.pretrainings() if len(run.dataset["noisy"]) else []
-    results = [run.pretrained(config) for config in pretrained]
+    results = [*dict.fromkeys(filter(None, map(run.pretraining_of, run.configs)))]
     results += [run.fold(config, fold) for config in run.configs for fold in run.folds]
     return {
         tuple(result.name.split("/")[1:]): pd.read_csv(result.path(".history.csv"))

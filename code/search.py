@@ -86,9 +86,9 @@ def try_all(run: Run, known: optuna.Study, over: dict, n: int) -> None:
 
 def write_best(run: Run, known: optuna.Study) -> bool:
     """The settings of the best trial so far, as a file; False where none came to its end."""
-    best = study.best_first(known)[:1]
-    for trial in best:
-        found = study.as_settings(trial.params, run.configs[0])
+    best = study.best_first(known)
+    if best:
+        found = study.as_settings(best[0].params, run.configs[0])
         write_json(run.root / BEST, joined(run.overrides, found))
     return bool(best)
 

@@ -134,18 +134,20 @@ def walk(
         yield Path(folder), names
 
 
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def files_in(container: Path, skip_damaged: bool = False) -> Iterator[tuple[str, str]]:
     """Each file of a folder or an archive: its name there, and its path as people wrote it.
 
     `skip_damaged` leaves out sub-folders that cannot be read, which are an error else.
     """
     if container.is_dir():
-        faults = []
-        folders = list(walk(container, onerror=faults.append))
-        if faults and not skip_damaged:
-            raise faults[0]
-        paths = (folder / name for folder, names in folders for name in names)
-        for name in [str(path.relative_to(container)) for path in paths if path.is_file()]:
+        walked = walk(container, onerror=None if skip_damaged else _raise)
+        paths = (folder / name for folder, names in walked for name in names)
+        names = [str(path.relative_to(container)) for path in paths if path.is_file()]
+        for name in names:
             text = name
             with contextlib.suppress(UnicodeError):  # as tables have it, whatever the locale
                 text = os.fsencode(name).decode()
