@@ -37,10 +37,11 @@ def main(run: Run) -> None:
     curated = run.examples("curated")
     clips = curated.clips[np.isin(run.clip_folds()[curated.clips], run.folds)]
     fnames, truth = [curated.store.fnames[clip] for clip in clips], curated.labels[clips]
-    oof, said = read_predictions(run, "oof.csv", fnames), "see"
+    oof, test, said = read_predictions(run, "oof.csv", fnames), run.dataset["test"], "see"
+    predicted = read_predictions(run, "test.csv", test.fnames) if len(test) else {}
     if run.is_pending(run.ensemble):
         run.ensemble.unseal()
-        write_ensemble(run, fnames, truth, oof)
+        write_ensemble(run, fnames, truth, oof, predicted)
         run.ensemble.seal()
         said = "wrote"
     for file, note in (("scores.csv", NOTE), (CALIBRATION, CALIBRATION_NOTE)):
@@ -65,7 +66,7 @@ def read_predictions(run: Run, file: str, fnames: list[str]) -> dict[str, np.nda
     """
     scores = {}
     for config in run.configs:
-        for fold in run.folds:  # of the present settings, not only of the same folds
+        for fold in run.folds:  # whose weights the ensemble will name
             run.fold(config, fold).require()
         result = run.predictions(config)
         result.require()
@@ -73,10 +74,13 @@ def read_predictions(run: Run, file: str, fnames: list[str]) -> dict[str, np.nda
     return scores
 
 
-def write_ensemble(run: Run, fnames: list[str], truth: np.ndarray, oof: dict) -> None:
+def write_ensemble(
+    run: Run, fnames: list[str], truth: np.ndarray, oof: dict, predicted: dict
+) -> None:
     """Train the stackers, score the test clips, and write all tables.
 
     fnames, truth, oof : of the curated clips that have scores
+    predicted : scores of the test clips; empty where there are none
     """
     result, classes, test = run.ensemble, run.dataset.classes, run.dataset["test"]
     weights = [config.stack_weight for config in run.configs]
@@ -88,9 +92,8 @@ def write_ensemble(run: Run, fnames: list[str], truth: np.ndarray, oof: dict) ->
     learnt_from["ensemble"] = oof[HELD_OUT]
     watched = messages.watched(learnt_from.items(), "probabilities", len(learnt_from), "model")
     calibrations = {name: calibration.fit(one, truth) for name, one in watched}
-    ensemble, predicted = describe(run, calibrations), {}
-    if len(test):
-        predicted = read_predictions(run, "test.csv", test.fnames)
+    ensemble = describe(run, calibrations)
+    if predicted:
         scores = ensemble.stack(predicted)
         predicted |= {"average": ensemble.mean(predicted), "ensemble": scores}
     for scores in (oof, predicted):

@@ -20,11 +20,7 @@ CHECKED = {"curated": "out of fold", "test": "test"}  # splits that probabilitie
 
 @command_line.stage
 def main(run: Run) -> None:
-    run.clips("curated").require()
     run.ensemble.require()
-    for config in run.configs:  # of the present settings, which the page shows
-        for fold in run.folds:
-            run.fold(config, fold).require()
     if run.noisy_scores:
         run.noisy_scores.require()
     said = "see"

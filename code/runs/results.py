@@ -18,12 +18,12 @@ from storage import Checkpoint, size_and_checksum, write_json
 
 # Raise a number when a change of the code changes that stage's results.
 REVISIONS = {
-    "preprocess": 7,
+    "preprocess": 8,
     "pretrain": 6,
     "train": 6,
     "predict": 3,
     "ensemble": 10,
-    "report": 2,
+    "report": 3,
     "search": 2,
 }
 MARK = "#"  # begins every fingerprint
@@ -95,15 +95,18 @@ class Result:
         self._checkpoint_path.unlink(missing_ok=True)
         self.unseal()
 
-    def fault(self) -> str | None:
-        """None if the result is there, whole, and made from its source; else what is wrong."""
+    def fault(self, whole: bool = True) -> str | None:
+        """None if the result is there, whole, and made from its source; else what is wrong.
+
+        whole : read its files for it; else its record counts
+        """
         source, record = self.source, self._read()
         if record is None:
             return "not there"
         changes = differences(record["from"], source)
         if changes:
             return f"made from something else ({', '.join(changes)})"
-        for file in self.files:
+        for file in self.files if whole else ():
             path = self.path(file)
             if not path.is_file():
                 return f"{path} is missing"
@@ -115,9 +118,9 @@ class Result:
         """Was the result finished once, from whatever source?"""
         return self._read() is not None
 
-    def require(self) -> None:
-        """Raise MissingResult, with the remedy, unless the result is as it should be."""
-        fault = self.fault()
+    def require(self, whole: bool = True) -> None:
+        """Raise MissingResult, with the remedy, unless the result is as it should be (`fault`)."""
+        fault = self.fault(whole)
         self.checksums()
         if fault is not None:
             raise MissingResult(f"run {self.made_by} again: {self.name}: {fault}")
@@ -128,8 +131,9 @@ class Result:
         Raises
         ------
         MissingResult
-            If the result is not there.
+            If the result, or one that it comes from, is not there or made from something else.
         """
+        self.require(whole=False)
         checksums = self.checksums()
         return fingerprint([checksums.get(file) for file in self.files if file != ASIDE])
 

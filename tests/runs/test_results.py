@@ -201,11 +201,9 @@ def test_another_seed_trains_again_and_is_not_mixed_with_the_old(finished, monke
     _, run = finished
     changed = config.Profile(("v1mix",), {**TINY, "seed": 7})
     monkeypatch.setitem(config.PROFILES, "tiny", changed)
-    for stage in ("predict", "ensemble"):
-        with pytest.raises(SystemExit, match="run train again: .*settings.seed 2019 -> 7"):
+    for stage in ("train", "predict", "ensemble", "report"):  # what comes first is named
+        with pytest.raises(SystemExit, match="run pretrain again: .*settings.seed 2019 -> 7"):
             run(stage)
-    with pytest.raises(SystemExit, match="run pretrain again: .*settings.seed 2019 -> 7"):
-        run("train")
 
 
 @pytest.mark.parametrize(
@@ -217,7 +215,8 @@ def test_another_seed_trains_again_and_is_not_mixed_with_the_old(finished, monke
 )
 def test_a_setting_of_the_stackers_stacks_again_only(finished, monkeypatch, setting, change):
     _, run = finished
-    monkeypatch.setitem(config.PROFILES, "tiny", config.Profile(("v1mix",), {**TINY, **setting}))
+    changed = dataclasses.replace(config.EXPERIMENTS["v1mix"], **setting)
+    monkeypatch.setitem(config.EXPERIMENTS, "v1mix", changed)
     said = run()
     assert made(said) == set()
     assert change in said
@@ -243,11 +242,10 @@ def test_other_classes_are_another_training(finished):
     renamed = dataclasses.replace(run.dataset, classes=["Bark", "Purr", "Tick-tock"])
     other = dataclasses.replace(run, dataset=renamed)
     chosen = run.configs[0]
-    for before, after in (
-        (run.fold(chosen, 0), other.fold(chosen, 0)),
-        (run.pretrained(chosen), other.pretrained(chosen)),
-    ):
-        assert differences(before.source, after.source) == ["classes changed"]
+    before, after = (one.pretrained(chosen).source for one in (run, other))
+    assert differences(before, after) == ["classes changed"]
+    with pytest.raises(MissingResult, match="run pretrain again: .*classes changed"):
+        other.fold(chosen, 0).require()
 
 
 def test_a_replaced_clip_is_decoded_again(finished, make_clips):
@@ -258,6 +256,38 @@ def test_a_replaced_clip_is_decoded_again(finished, make_clips):
     assert "clips/test/store: made again, made from something else (clips changed)" in said
     assert "clips/curated/store: done already" in said
     assert re.search(r"clips/test/views-\w+ changed", run("predict"))
+
+
+def test_stages_that_read_no_clips_notice_other_ones(finished):
+    """Clips are known by their places in the stores, to the report; and by name in submissions."""
+    root, run = finished
+    noisy = pd.read_csv(root / "in" / "train_noisy.csv")
+    noisy[1:].to_csv(root / "in" / "train_noisy.csv", index=False)
+    with pytest.raises(
+        SystemExit, match="run preprocess again: clips/noisy/store: .*clips changed"
+    ):
+        run("report")
+    noisy.to_csv(root / "in" / "train_noisy.csv", index=False)
+    truth = pd.read_csv(root / "in" / "test_post_competition.csv")
+    truth[1:].to_csv(root / "in" / "test_post_competition.csv", index=False)
+    sample = pd.read_csv(root / "in" / "sample_submission.csv")
+    sample[1:].to_csv(root / "in" / "sample_submission.csv", index=False)
+    submission = (root / "out" / "submission.csv").read_bytes()
+    for remedy in ("preprocess again: clips/test/store", "predict again: models/v1mix/fold0.test"):
+        for stage in ("ensemble", "report"):
+            with pytest.raises(SystemExit, match=f"run {remedy}: made from something else"):
+                run(stage)
+        run("preprocess")
+    assert (root / "out" / "submission.csv").read_bytes() == submission
+    assert "wrote" in run("predict", "ensemble")
+    assert len(pd.read_csv(root / "out" / "submission.csv")) == len(sample) - 1
+
+
+def test_a_forgotten_profile_is_thought_of(finished, run_stage):
+    root, _ = finished
+    folders = ("--input", root / "in", "--output", root / "out")
+    with pytest.raises(SystemExit, match="Or name the --profile .* this is --profile published"):
+        run_stage("report", *folders)
 
 
 def test_force_makes_again(finished):
