@@ -2,7 +2,7 @@
 
 Nothing else in the project holds a number to be tuned; what makes a layer or a feature the
 published one stands where it is made. The defaults below are the published ones; a profile is a
-table of overrides applied to every experiment and chooses no other code path.
+table of overrides of what an experiment leaves at its default, and chooses no other code path.
 """
 
 import math
@@ -181,6 +181,11 @@ class Config:
         """Are there no log-mels but those of the network itself?"""
         return self.trainable_kernel or self.trainable_fb
 
+    @property
+    def learned_pooling(self) -> tuple[bool, ...]:
+        """Which of its poolings have weights?"""
+        return tuple(mode == "conv" for mode in self.pooling)
+
     def values(self, names: tuple[str, ...]) -> dict:
         """Some settings, such as `TRAINING_SETTINGS`, with their values."""
         return {name: getattr(self, name) for name in names}
@@ -282,7 +287,8 @@ def experiments(
 ) -> list[Config]:
     """The configurations to run: those named, or the profile's own, with its overrides applied.
 
-    settings : further overrides, as of `overridden`
+    What an experiment sets itself counts before the profile, and `settings`, as of `overridden`,
+    before both.
 
     Raises
     ------
@@ -291,11 +297,17 @@ def experiments(
     ValueError
         If the settings are impossible.
     """
-    chosen = PROFILES[profile]
-    return [
-        overridden(replace(EXPERIMENTS[name], **chosen.overrides), settings or {})
-        for name in names or chosen.experiments
-    ]
+    chosen, published = PROFILES[profile], Config()
+
+    def overrides(own: Config) -> dict:
+        return {
+            name: value
+            for name, value in chosen.overrides.items()
+            if getattr(own, name) == getattr(published, name)
+        }
+
+    own = [EXPERIMENTS[name] for name in names or chosen.experiments]
+    return [overridden(replace(one, **overrides(one)), settings or {}) for one in own]
 
 
 def overridden(config: Config | Schedule, settings: dict) -> Config | Schedule:
@@ -325,12 +337,15 @@ FRONT_END_SETTINGS = (  # the arguments of `logmel.log_mel`
     *("power_melgram", "return_decibel_melgram"),
 )
 VIEW_SETTINGS = (*FRONT_END_SETTINGS, "frontend", "crop_samples", "n_views")
-_FOLDS = ("n_folds", "fold_seed")
-STACKING_SETTINGS = (
-    *_FOLDS,
-    "seed",
-    *(field.name for field in fields(Config) if field.name.startswith("stacker_")),
+PRETRAINED_SETTINGS = (  # of what pretrained weights are, and were trained for
+    *(*FRONT_END_SETTINGS, "trainable_kernel", "trainable_fb", "stem", "squeeze_excite", "cat"),
+    *("learned_pooling", "stem_filters", "block_filters", "w_ratio", "gru_units"),
 )
+_FOLDS = ("n_folds", "fold_seed")
+_STACKER = tuple(field.name for field in fields(Config) if field.name.startswith("stacker_"))
+STACKING_SETTINGS = (*_FOLDS, "seed", *_STACKER)
+# What experiments share that are in one output folder.
+COMMON_SETTINGS = (*PREPROCESSING_SETTINGS, *_FOLDS, *_STACKER)
 # What a trained network depends on: all but the stacker's settings and what is known otherwise
 # (the fold table, the weights it starts from, its own schedule).
 TRAINING_SETTINGS = tuple(

@@ -171,7 +171,7 @@ def table(known: optuna.Study) -> pd.DataFrame:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command_line.parser(__doc__.splitlines()[0])
+    parser = command_line.parser(__doc__.splitlines()[0], "one, the profile's first", folds="0")
     parser.add_argument(
         "--trials",
         type=command_line.number,

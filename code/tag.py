@@ -174,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
         "files", nargs="+", metavar="FILES", help="audio files, folders, or - for standard input"
     )
     command_line.add_output_option(parser, "of the run that trained")
-    command_line.add_choice_options(parser, experiments="all")
+    command_line.add_choice_options(parser, experiments="all", folds="all")
     parser.add_argument(
         "--top", type=command_line.number, default=5, metavar="N", help="tags to show (default: 5)"
     )

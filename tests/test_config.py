@@ -127,3 +127,16 @@ def test_what_may_be_chosen_is_what_there_is():
     for mode in config.POOLINGS:
         assert pool(keras.Input((8, 8, 4)), mode, 3, 1).shape[1:3] == (8, 8)
     assert set(config.PRECISIONS) == {"auto", *precision.POLICIES}
+
+
+def test_what_an_experiment_sets_itself_counts_before_the_profile(monkeypatch):
+    mine = config.Config("mine", n_hop=441, block_filters=(32, 64, 128, 256))
+    monkeypatch.setitem(config.EXPERIMENTS, "mine", mine)
+    (found,) = config.experiments("small", ["mine"])
+    assert (found.n_hop, found.block_filters) == (441, (32, 64, 128, 256))
+    assert found.batch_size == config.PROFILES["small"].overrides["batch_size"]
+    assert config.experiments("small", ["mine"], {"n_hop": 512})[0].n_hop == 512
+    for name in config.PROFILES:  # what is published leaves to them what they set
+        for one in config.experiments(name, list(config.EXPERIMENTS)[:-1]):
+            changed = {key: getattr(one, key) for key in config.PROFILES[name].overrides}
+            assert changed == config.PROFILES[name].overrides

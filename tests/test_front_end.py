@@ -119,11 +119,20 @@ def test_other_backends_are_refused_for_predictions_too(trained, run_stage, monk
         Tagger(trained[0] / "out")
 
 
-def test_an_experiment_goes_on_from_the_front_end_it_was_pretrained_with(
-    trained, run_stage, monkeypatch
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [
+        ({"trainable_fb": True}, "trainable_fb"),
+        ({"stem": "msc"}, "stem"),
+        ({"gru_units": 6}, "gru_units"),
+        ({"pooling": ("max", "conv")}, "learned_pooling"),
+    ],
+)
+def test_an_experiment_goes_on_from_the_front_end_and_the_layers_it_was_pretrained_with(
+    trained, run_stage, monkeypatch, setting, name
 ):
-    other = dataclasses.replace(config.EXPERIMENTS["v1mix"], name="mine", trainable_fb=True)
+    other = dataclasses.replace(config.EXPERIMENTS["v1mix"], name="mine", **setting)
     monkeypatch.setitem(config.EXPERIMENTS, "mine", other)
     arguments = trained[1][:6]
-    with pytest.raises(SystemExit, match=r"differ in trainable_fb \(.*pretrained_by"):
+    with pytest.raises(SystemExit, match=rf"differ in {name} \(.*pretrained_by"):
         run_stage("preprocess", *arguments, "--experiments", "mine")

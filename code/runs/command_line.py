@@ -15,8 +15,8 @@ from pathlib import Path
 
 import config
 from clips import dataset, demo
-from fast import gpus
-from messages import InputError, PipelineError, short_of_memory
+from fast import gpus, processes
+from messages import InputError, MissingResult, PipelineError, short_of_memory
 from runs import costs, settings
 from runs.run import Run
 from storage import lock
@@ -57,7 +57,8 @@ def prepare(args: argparse.Namespace) -> Run:
     try:
         configs = config.experiments(profile, chosen, overrides)
     except ValueError as error:
-        raise InputError(f"{args.settings}: {error}") from error
+        where = args.settings or f"profile {profile}, experiments {', '.join(chosen)}"
+        raise InputError(f"{where}: {error}") from error
     sources = [chosen.pretrained_by for chosen in configs]
     for name in {*sources} - {*config.EXPERIMENTS}:
         raise InputError(f"code/config.py: pretrained_by={name!r} names no experiment")
@@ -105,11 +106,11 @@ def require_backend(configs: list[config.Config]) -> None:
 
 
 def _require_common_settings(configs: list[config.Config], sources: list[config.Config]) -> None:
-    """One output folder holds one clip store; a network goes on from the log-mels it has seen."""
-    shared = [(config.PREPROCESSING_SETTINGS, [*configs, *sources], "an --output")]
-    learned = (*config.FRONT_END_SETTINGS, "trainable_kernel", "trainable_fb")
-    pairs = zip(configs, sources, strict=True)
-    shared += [(learned, pair, "a pretraining (pretrained_by)") for pair in pairs]
+    """One output folder holds one clip store and fold table; a network goes on from the log-mels,
+    and in the layers, of its pretraining."""
+    shared = [(config.COMMON_SETTINGS, [*configs, *sources], "an --output")]
+    for pair in zip(configs, sources, strict=True):
+        shared.append((config.PRETRAINED_SETTINGS, pair, "a pretraining (pretrained_by)"))
     for names_shared, alike, remedy in shared:
         for name in names_shared:
             values = {getattr(chosen, name): chosen.name for chosen in alike}
@@ -144,8 +145,10 @@ def numbers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"must be whole numbers, as 0,3, not {text!r}") from None
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """The options that all stages have."""
+def parser(
+    description: str, experiments: str = "the profile's", folds: str = "all"
+) -> argparse.ArgumentParser:
+    """The options that all stages have; of two of them the default, in words."""
     common = argparse.ArgumentParser(description=description)
     common.add_argument("--input", type=Path, metavar="DIR", help="the dataset (default: input/)")
     common.add_argument(
@@ -160,7 +163,7 @@ def parser(description: str) -> argparse.ArgumentParser:
         help="JSON of settings that differ from the profile's, as search writes it",
     )
     add_output_option(common, "where results go")
-    add_choice_options(common, experiments="the profile's")
+    add_choice_options(common, experiments, folds)
     common.add_argument(
         "--skip-unreadable",
         action="store_true",
@@ -192,8 +195,8 @@ def add_output_option(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
-def add_choice_options(parser: argparse.ArgumentParser, experiments: str) -> None:
-    """Which experiments and folds; `experiments` says which ones by default."""
+def add_choice_options(parser: argparse.ArgumentParser, experiments: str, folds: str) -> None:
+    """Which experiments and folds, and in words which ones by default."""
     parser.add_argument(
         "--experiments",
         type=names,
@@ -204,7 +207,7 @@ def add_choice_options(parser: argparse.ArgumentParser, experiments: str) -> Non
         "--folds",
         type=numbers,
         metavar="0,3",
-        help="folds to work on (default: all)",
+        help=f"folds to work on (default: {folds})",
     )
 
 
@@ -227,14 +230,22 @@ def start(
     name : of the stage, under which its costs are noted
     """
     args = parser.parse_args()
+    if "RUN_SH_LOCK" in os.environ:  # of run.sh: where that is killed, nobody else ends this stage
+        processes.end_with((socket.gethostname(), os.getppid()))
     without = " without --force" if args.force else ""
     with (
         errors_in_one_line(f"the same command{without} goes on from here", SMALLER),
         locked(args.output),
     ):
         run = prepare(args)
-        with costs.recorded(run, name):
-            main(run, args)
+        try:
+            with costs.recorded(run, name):
+                main(run, args)
+        except MissingResult as error:
+            if args.profile or args.settings or not (args.output / "models").exists():
+                raise
+            said = f"{error}. Or name the --profile and --settings of what is there:"
+            raise MissingResult(f"{said} this is --profile {run.profile}") from error
 
 
 @contextlib.contextmanager

@@ -1,10 +1,12 @@
 """Disk space: estimated before the work, and a full disk leaves a state to go on from."""
 
+import contextlib
 import dataclasses
 import errno
 import os
 import subprocess
 import sys
+import time
 
 import pandas as pd
 import pytest
@@ -18,7 +20,8 @@ from clips.files import ClipFile
 from clips.store import STORE_FILES
 from conftest import open_writer, run_of
 from fast import gpus
-from runs import command_line, space
+from messages import PipelineError
+from runs import command_line, remote, space
 from solution import models
 
 
@@ -222,3 +225,29 @@ def test_two_runs_on_one_folder(arguments, tmp_path, run_stage):
     ):
         run_stage("preprocess", *arguments, tmp_path / "out")
     run_stage("preprocess", *arguments, tmp_path / "out")
+
+
+def test_a_stage_ends_with_the_run_sh_that_started_it(clips, tmp_path):
+    """However that ends: killed, it cannot end its stage, which would hold the folder."""
+    waiting = (
+        "import sys, time; from runs import command_line; "
+        "begin = lambda run, args: (print('begun', flush=True), time.sleep(60)); "
+        "command_line.start(command_line.parser(''), 'predict', begin)"
+    )
+    line = f'exec 9>>{tmp_path}/out/.lock; \'{sys.executable}\' -c "{waiting}" "$@" & wait'
+    clips.write(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    options = ["--input", f"{tmp_path}/in", "--profile", "small", "--output", f"{tmp_path}/out"]
+    environment = {**os.environ, "RUN_SH_LOCK": "9", "PYTHONPATH": str(remote.CODE)}
+    shell = subprocess.Popen(
+        ["sh", "-c", line, "run.sh", *options], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert "begun" in shell.stdout.readline()
+    shell.kill()
+    shell.wait()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with contextlib.suppress(PipelineError), command_line.locked(tmp_path / "out"):
+            return
+        time.sleep(0.1)
+    pytest.fail("the stage still holds the folder")
