@@ -146,10 +146,13 @@ def report_unreadable(run: Run) -> None:
 
 def report_rare_classes(run: Run) -> None:
     """Warn of classes that some fold has to do without."""
-    rare = np.flatnonzero(run.dataset["curated"].labels.sum(axis=0) < 2)
+    curated = run.dataset["curated"]
+    groups = curated.fnames if curated.groups is None else curated.groups
+    n_groups = pd.DataFrame(curated.labels > 0).groupby(np.array(groups)).any().sum()
+    rare, what = np.flatnonzero(n_groups < 2), "clip" if curated.groups is None else "group"
     if len(rare):
         print(
-            f"warning: {len(rare)} classes have one curated clip or none, so that folds train or "
+            f"warning: {len(rare)} classes have one curated {what} or none, so that folds train or "
             f"are scored without: {first_few([run.dataset.classes[i] for i in rare])}",
             file=sys.stderr,
         )

@@ -358,6 +358,13 @@ def test_experiments_with_other_log_mels_are_refused(finished, run_stage, monkey
             run_stage("preprocess", *finished[2], "--experiments", chosen)
 
 
+def test_experiments_of_one_folder_have_the_same_folds(finished, run_stage, monkeypatch):
+    other = dataclasses.replace(config.EXPERIMENTS["v1mix"], name="mine", n_folds=3)
+    monkeypatch.setitem(config.EXPERIMENTS, "mine", other)
+    with pytest.raises(SystemExit, match=r"differ in n_folds \(2 in v1mix, 3 in mine\)"):
+        run_stage("preprocess", *finished[2], "--experiments", "v1mix,mine")
+
+
 class TestUnreadableTrainingClips:
     @pytest.fixture
     def arguments(self, clips, tmp_path, tiny_profile):
@@ -533,6 +540,29 @@ class TestTooLittle:
             "warning: 3 classes have one curated clip or none, so that folds train or are scored"
         )
         assert message in capsys.readouterr().err
+
+    def test_a_class_of_one_group_is_warned_of(
+        self, clips, tmp_path, tiny_profile, run_stage, capsys
+    ):
+        arguments = self.arguments(clips, tmp_path, tiny_profile)
+        table = clips.tables["curated"]
+        groups = np.where(table["labels"].str.contains("Bark"), "one", table["fname"])
+        table = table.assign(group=groups)
+        table.to_csv(tmp_path / "in" / "train_curated.csv", index=False)
+        run_stage("preprocess", *arguments)
+        said = capsys.readouterr().err
+        assert "warning: 1 classes have one curated group or none" in said
+        assert "are scored without: Bark" in said
+
+    def test_what_may_be_a_mistake_in_the_dataset_is_warned_of(
+        self, clips, tmp_path, tiny_profile, run_stage, capsys
+    ):
+        arguments = self.arguments(clips, tmp_path, tiny_profile)
+        truth = "fname,labels\ntest00.wav,Bark\n"
+        (tmp_path / "in" / "test_post_competition.csv").write_text(truth)
+        run_stage("preprocess", *arguments)
+        said = capsys.readouterr().err
+        assert "warning: test_post_competition.csv lacks 3 of 4 test clips" in said
 
 
 class TestEnds:

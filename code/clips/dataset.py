@@ -6,14 +6,24 @@ Layouts: that of the competition solution's README (`audio_train/`, `audio_test/
 clips are looked for on their own.
 """
 
+import functools
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from clips.files import CLIP_FOLDERS, ClipFile, ClipIndex, locate, walk
+from clips.files import (
+    AUDIO_SUFFIXES,
+    CLIP_FOLDERS,
+    ClipFile,
+    ClipIndex,
+    is_hidden,
+    locate,
+    walk,
+)
 from clips.names import nearest, same, shown
 from clips.tables import TABLES, find, multi_hot, read_labels, read_table
 from messages import InputError, first_few, raise_if
@@ -35,6 +45,12 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.fnames)
+
+    @functools.cached_property
+    def stamps(self) -> list[tuple]:
+        """Name, size, time and the like of each clip, as they were when first asked for."""
+        named = zip(self.fnames, self.files, strict=True)
+        return [(name, *file.stamp()) for name, file in named]
 
 
 @dataclass(frozen=True)
@@ -61,7 +77,8 @@ def load(root: Path) -> Dataset:
     Returns
     -------
     Dataset
-        Classes come from the sample submission or, without one, from the labels, sorted.
+        Classes come from the sample submission or, without one, from the labels of the clips to
+        train on, sorted.
 
     Raises
     ------
@@ -82,20 +99,25 @@ def load(root: Path) -> Dataset:
         if not classes:
             raise InputError(f"{submission.attrs['path']}: has no class columns beside 'fname'")
     else:
-        classes, warnings = read_labels(tables.values())
-        source = "the labels"
+        classes, warnings = read_labels([tables["curated"], tables["noisy"]])
+        source = "the training set"
 
-    splits, curated = {}, set()
+    splits, located, present = {}, set(), {}
     for name in ("curated", "noisy"):
         fnames, files = [], []
         if len(tables[name]):
-            fnames, files = locate(ClipIndex(root, name), tables[name], curated)
+            clips = ClipIndex(root, name)
+            fnames, files = locate(clips, tables[name], located)
+            present |= clips.paths
         labels, groups = multi_hot(tables[name], classes, source), _groups(tables[name])
         splits[name] = Split(fnames, files, labels, groups=groups)
-        curated.update(files)
+        located.update(files)
+    warnings += _unnamed(present, located)
     splits["test"] = _test_split(root, tables["test"], submission, classes, source, warnings)
     if not len(splits["curated"]):
         raise InputError(f"{tables['curated'].attrs['path']}: has no rows, so nothing to train on")
+    for name in ("noisy", "test"):
+        warnings += _heard_before(splits["curated"], tables[name], name)
     if "fname" in classes:
         raise InputError(f"a class of {source} is called 'fname', like the column of file names")
     if len(classes) < 2:
@@ -138,12 +160,28 @@ def describe(dataset: Dataset) -> str:
     return "\n".join([head, *lines])
 
 
+def _heard_before(curated: Split, table: pd.DataFrame, name: str) -> list[str]:
+    """A warning of clips that are of one recording with curated ones, and in another table."""
+    groups = _groups(table)
+    n = 0 if groups is None or curated.groups is None else np.isin(groups, curated.groups).sum()
+    told = {"noisy": "pretraining hears what is then scored out of fold", "test": "scores flatter"}
+    return [f"{n} {name} clips are of groups of curated ones: {told[name]}"] if n else []
+
+
 def _groups(table: pd.DataFrame) -> np.ndarray | None:
     """Of each clip the name of its group; a clip without one is a group of its own."""
     if "group" not in table:
         return None
     names = table["group"].map(same)
     return names.where(names != "", table["fname"]).to_numpy(str)
+
+
+def _unnamed(present: dict[ClipFile, str], located: Iterable[ClipFile]) -> list[str]:
+    """A warning of clips that are there and that no table names: perhaps they were forgotten."""
+    named = {present[file] for file in located}
+    others = {path for path in present.values() if not is_hidden(path)} - named
+    clips = sorted(path for path in others if os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES)
+    return [f"{len(clips)} clips are in no table: {first_few(clips)}"] if clips else []
 
 
 def _test_split(root, table, submission, classes, source, warnings) -> Split:
@@ -159,6 +197,7 @@ def _test_split(root, table, submission, classes, source, warnings) -> Split:
         raise_if(odd, clips.places, "file names that are not UTF-8: rename them")
         return Split(fnames, [found[fname] for fname in fnames], labels=None)
     fnames, files = locate(clips, listed)
+    warnings += _unnamed(clips.paths, files)
     if not len(table):
         return Split(fnames, files, labels=None)
     rows = {tuple(clips.find(fname)): i for i, fname in enumerate(table["fname"])}

@@ -1,6 +1,7 @@
 """Every layout users have gives the same dataset; every fault is named before work starts."""
 
 import os
+import pickle
 import shutil
 import zipfile
 
@@ -101,6 +102,41 @@ def test_groups_of_clips(clips, tmp_path):
     n = len(table)
     assert f"read: {n} curated (in {n - 1} groups), " in dataset.describe(data)
     assert data["noisy"].groups is None
+
+
+def test_groups_of_curated_clips_elsewhere_are_warned_of(clips, tmp_path):
+    clips.write(tmp_path)
+    for split, file in (
+        ("curated", "train_curated.csv"),
+        ("noisy", "train_noisy.csv"),
+        ("test", "test_post_competition.csv"),
+    ):
+        table = clips.tables[split]
+        groups = ["a", "b", *[f"{split} {i}" for i in range(2, len(table))]]
+        table.assign(group=groups).to_csv(tmp_path / file, index=False)
+    noisy, test = dataset.load(tmp_path).warnings
+    assert noisy.startswith("2 noisy clips are of groups of curated ones: pretraining hears")
+    assert test.startswith("2 test clips are of groups of curated ones")
+
+
+def test_clips_that_no_table_names_are_warned_of(clips, tmp_path):
+    clips.write(tmp_path)
+    assert dataset.load(tmp_path).warnings == ()
+    for name in ("audio_train/new.wav", "audio_train/.new.wav", "audio_train/notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "audio_test" / "later.flac").write_bytes(b"")
+    train, test = dataset.load(tmp_path).warnings
+    assert (train, test) == (
+        "1 clips are in no table: new.wav",
+        "1 clips are in no table: later.flac",
+    )
+
+
+def test_other_processes_need_not_look_at_every_clip(clips, tmp_path):
+    curated = dataset.load(clips.write(tmp_path))["curated"]
+    stamps = curated.stamps
+    shutil.rmtree(tmp_path / "audio_train")
+    assert pickle.loads(pickle.dumps(curated)).stamps == stamps
 
 
 def test_own_clips_need_a_curated_table_and_a_folder_only(clips, tmp_path):
@@ -227,7 +263,7 @@ class TestFaults:
     def test_a_class_with_the_name_of_a_column(self, root):
         (root / "sample_submission.csv").unlink()
         self.edit(root, "train_noisy.csv", lambda t: t.assign(labels="fname"))
-        self.fail(root, "a class of the labels is called 'fname'")
+        self.fail(root, "a class of the training set is called 'fname'")
 
     def test_names_that_no_table_can_hold(self, root):
         for name in ("sample_submission.csv", "test_post_competition.csv"):
@@ -238,6 +274,12 @@ class TestFaults:
     def test_unknown_labels_name_row_and_nearest(self, root):
         self.edit(root, "train_curated.csv", lambda t: t.replace("Bark", "Brak"))
         self.fail(root, "train_curated.csv: 3 labels", "row 2: 'Brak' (nearest: Bark)")
+
+    def test_labels_that_only_test_clips_have_name_row_and_nearest(self, root):
+        (root / "sample_submission.csv").unlink()
+        self.edit(root, "test_post_competition.csv", lambda t: t.replace("Bark", "Brak"))
+        where = "test_post_competition.csv: 2 labels that the training set does not have"
+        self.fail(root, where, "row 2: 'Brak' (nearest: Bark)")
 
     def test_many_faults_are_counted_and_the_first_shown(self, root):
         self.edit(root, "train_curated.csv", lambda t: t.assign(labels="Nothing"))
