@@ -171,6 +171,29 @@ class TestTagger:
         with pytest.raises(ValueError, match="take the mean over the channels"):
             tagger.probabilities(np.zeros((100, 2), np.float32), RATE)
 
+    def test_one_waveform_is_not_taken_for_clips(self, tagger):
+        with pytest.raises(ValueError, match="expected a list of waveforms, got one"):
+            tagger.probabilities(np.zeros(9000, np.float32), RATE)
+
+    def test_many_clips_are_scored_as_each(self, tagger, root, monkeypatch):
+        monkeypatch.setattr("trained.tagger.CLIPS_IN_MEMORY", 4)
+        monkeypatch.setattr("trained.tagger.CLIPS_AT_ONCE", 3)
+        waveforms = [waveform(root, number) for number in (0, 1, 4, 5, 6, 7)]
+        expected = np.concatenate([tagger.scores([one], RATE) for one in waveforms])
+        np.testing.assert_allclose(tagger.scores(waveforms, RATE), expected, **CLOSE)
+        assert tagger.scores([], RATE).shape == (0, len(tagger.classes))
+
+    def test_integers_that_became_floats_are_warned_of(self, tagger, root):
+        samples, _ = sf.read(clip(root, 0), dtype="int16")
+        with pytest.warns(UserWarning, match="give int16 as int16, or divide it by 32768"):
+            tagger.tag(samples.astype(np.float32), RATE)
+
+    def test_one_of_another_process_is_refused(self, tagger, root, monkeypatch):
+        """Forked, it would wait for TensorFlow's threads, which are not there."""
+        monkeypatch.setattr(os, "getpid", lambda: 0)
+        with pytest.raises(RuntimeError, match="make one in each"):
+            tagger.tag(waveform(root, 0), RATE)
+
     def test_tensors_of_other_libraries_are_waveforms_too(self, tagger, root):
         tensor = keras.ops.convert_to_tensor(waveform(root, 0))
         assert tagger.tag(tensor, RATE) == tagger.tag(waveform(root, 0), RATE)

@@ -1,7 +1,9 @@
 """Tags for any clip, from a trained ensemble."""
 
 import dataclasses
+import os
 import threading
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,13 +14,14 @@ import numpy as np
 from clips.decoding import HIGHEST_RATE, LOWEST_RATE
 from clips.prepare import PreparedClip, prepare_waveform
 from messages import InputError
-from solution import audio
+from solution import audio, crops
 from solution.models import require_tensorflow
 from solution.scoring import Scorer
 from trained import ensemble as trained
 from trained.ensemble import network_inputs
 
 CLIPS_AT_ONCE = 16
+CLIPS_IN_MEMORY = 64  # that each network is loaded for
 
 
 class Segment(NamedTuple):
@@ -53,7 +56,8 @@ class Tagger:
     calibration : Calibration
         Makes `probabilities` of scores (clips, classes), and says which tags are `present`.
     thresholds : float (classes,)
-        Probabilities from which on a tag is present: those with the best F1 out of fold.
+        Probabilities from which on a tag is present: those with the best F1 out of fold, where some
+        labels of an average class count beside the class's own.
 
     Raises
     ------
@@ -63,7 +67,7 @@ class Tagger:
     Notes
     -----
     The weights of all networks stay in memory. One object may be called from several threads; the
-    calls wait for one another.
+    calls wait for one another. Each process takes one of its own.
     """
 
     def __init__(
@@ -88,7 +92,7 @@ class Tagger:
             if config.name in chosen
         ]
         self.sample_rate = self._configs[0].sample_rate
-        self._lock = threading.Lock()
+        self._lock, self._process = threading.Lock(), os.getpid()
         self._scorers, self._weights = {}, {}
         for config in self._configs:
             if config.trains_front_end:
@@ -125,25 +129,29 @@ class Tagger:
         ValueError
             If a waveform is empty, has another shape or type, or the rate is no sample rate.
         """
-        if getattr(waveform, "ndim", 0) == 1 or (len(waveform) and not np.ndim(waveform[0])):
+        if _is_one(waveform):
             return self.ranked(self.scores([waveform], sample_rate)[0])
         return [self.ranked(scores) for scores in self.scores(waveform, sample_rate)]
 
     def scores(self, waveforms: Sequence[np.ndarray], sample_rate: int) -> np.ndarray:
         """Scores of a batch of waveforms, as `tag` takes them: float32 (clips, classes)."""
+        if os.getpid() != self._process:  # TensorFlow would wait for threads that are not there
+            raise RuntimeError(
+                "this Tagger was made in another process, which this one was forked from: make one "
+                "in each (gunicorn: without --preload)"
+            )
+        if _is_one(waveforms):
+            raise ValueError("expected a list of waveforms, got one: put it into a list")
         shape = tuple(getattr(waveforms, "shape", ()))
         if len(shape) == 2 and shape[0] > shape[1]:
             raise ValueError(
                 f"expected (clips, samples), got {shape}: if that is (samples, channels), take "
                 "the mean over the channels"
             )
-        scores = np.empty((len(waveforms), len(self.classes)), np.float32)
-        for first in range(0, len(waveforms), CLIPS_AT_ONCE):
-            batch = slice(first, first + CLIPS_AT_ONCE)
-            scores[batch] = self._scores(
-                [self._prepared(waveform, sample_rate) for waveform in waveforms[batch]]
-            )
-        return scores
+        scores = [np.empty((0, len(self.classes)), np.float32)]
+        for batch in crops.split(waveforms, CLIPS_IN_MEMORY):
+            scores += self._scores([self._prepared(one, sample_rate) for one in batch])
+        return np.concatenate(scores)
 
     def probabilities(self, waveforms: Sequence[np.ndarray], sample_rate: int) -> np.ndarray:
         """Of each class to be in each clip, calibrated out of fold: float64 (clips, classes)."""
@@ -218,21 +226,33 @@ class Tagger:
         elif waveform.dtype.kind != "f":
             raise ValueError(f"expected floats, int16 or int32, got {waveform.dtype}")
         waveform = audio.limited(waveform).astype(np.float32)
+        if np.median(np.abs(waveform)) > 1:  # of limited sound, however loud, it is not
+            warnings.warn(
+                "most samples are beyond -1 and 1: give int16 as int16, or divide it by 32768",
+                stacklevel=3,
+            )
         if sample_rate != self.sample_rate:
             waveform = librosa.resample(waveform, orig_sr=sample_rate, target_sr=self.sample_rate)
         return prepare_waveform(waveform)
 
-    def _scores(self, prepared: list[PreparedClip]) -> np.ndarray:
-        """(clips, classes)"""
-        inputs, by_experiment = network_inputs(prepared, self._configs), {}
+    def _scores(self, prepared: list[PreparedClip]) -> list[np.ndarray]:
+        """(clips, classes) of one batch after the other."""
+        batches = crops.split(prepared, CLIPS_AT_ONCE)
+        inputs = [network_inputs(batch, self._configs) for batch in batches]
+        found = [dict.fromkeys(self._scorers, 0.0) for _ in batches]
         with self._lock:
-            for config in self._configs:
-                scorer, scores = self._scorers[config.name], 0.0
-                for fold in self._folds:
-                    scorer.set_weights(self._weights[config.name, fold])
-                    scores += scorer.score(inputs[config.name]) / len(self._folds)
-                by_experiment[config.name] = scores
-        return self._ensemble.stack(by_experiment) if self._stacks else scores
+            for (name, _), weights in self._weights.items():
+                self._scorers[name].set_weights(weights)  # seldom: they are 20 MB and more
+                for batch, scores in zip(inputs, found, strict=True):
+                    scores[name] += self._scorers[name].score(batch[name]) / len(self._folds)
+        if self._stacks:
+            return [self._ensemble.stack(scores) for scores in found]
+        return [scores for (scores,) in map(dict.values, found)]
+
+
+def _is_one(waveform) -> bool:
+    """A waveform, and not several?"""
+    return getattr(waveform, "ndim", 0) == 1 or bool(len(waveform) and not np.ndim(waveform[0]))
 
 
 def _chosen(what: str, chosen, known: list) -> list:
