@@ -5,7 +5,6 @@ written by train.py; test scores are the mean over the folds. The noisy clips ar
 network, for the report only. All with 3-TTA.
 """
 
-import numpy as np
 import pandas as pd
 
 from config import Config
@@ -56,7 +55,7 @@ def gather(run: Run, config: Config) -> None:
     written = f"{result.path('oof.csv')} ({len(fnames)} clips)"
     if "test.csv" in result.files:
         paths = [run.scores(config, fold, "test").path(".csv") for fold in run.folds]
-        scores = np.mean([read_scores(path).to_numpy() for path in paths], axis=0)
+        scores = sum(read_scores(path).to_numpy() for path in paths) / len(paths)  # one at a time
         path = result.path("test.csv")
         write_scores(path, run.dataset["test"].fnames, classes, scores)
         written += f" and {path} ({len(scores)} clips, mean of {len(paths)} folds)"

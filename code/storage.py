@@ -10,6 +10,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import messages
 
 BLOCK_BYTES = 1 << 22
 SECONDS_BETWEEN = 10  # of what is not saved after every epoch or batch of clips
+_readers = ThreadPoolExecutor(16)  # a disk in the network takes as long for many rows as for one
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # of some network disks
 
 
@@ -162,7 +164,7 @@ class Rows:
         if isinstance(index, slice):
             return self._read(*index.indices(len(self))[:2])
         index = np.asarray(index)
-        rows = [self._read(i, i + 1) for i in index.ravel().tolist()]
+        rows = [*_readers.map(lambda i: self._read(i, i + 1), index.ravel().tolist())]
         return np.array(rows, self._dtype).reshape(*index.shape, *self.shape[1:])
 
     def _read(self, first: int, last: int) -> np.ndarray:

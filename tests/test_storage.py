@@ -1,5 +1,7 @@
 """Arrays in files: what is appended is read back, whichever rows are asked for."""
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -92,3 +94,17 @@ def test_a_file_that_ends_within_a_row_is_not_read(tmp_path):
     (tmp_path / "a.i16").write_bytes(bytes(12))
     with pytest.raises(ValueError, match="a.i16: expected rows of 8 bytes, got 12 bytes"):
         storage.Rows(tmp_path / "a.i16", np.int16, (4,))
+
+
+def test_rows_are_read_side_by_side(tmp_path, monkeypatch):
+    numbers = np.arange(24, dtype=np.int16).reshape(8, 3)
+    numbers.tofile(tmp_path / "numbers.i16")
+    rows, together = storage.Rows(tmp_path / "numbers.i16", np.int16, (3,)), threading.Barrier(8)
+    read = rows._read
+
+    def late(first, last):
+        together.wait(30)
+        return read(first, last)
+
+    monkeypatch.setattr(rows, "_read", late)
+    np.testing.assert_array_equal(rows[[7, 6, 5, 4, 3, 2, 1, 0]], numbers[::-1])

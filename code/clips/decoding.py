@@ -181,13 +181,14 @@ def _require_rate(rate: int) -> None:
 
 
 def _mono(block: np.ndarray) -> np.ndarray:
-    """Mean over channels, finite and small enough to be squared: float32 (samples,).
+    """Mean over channels, each finite and small enough to be squared: float32 (samples,).
 
     block : int16 or float32 (samples, channels)
     """
     if block.dtype == np.int16:
         block = block * np.float32(INT16_SCALE)
-    return limited(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
+    # Before the mean: a channel that is no number would take the others with it.
+    return limited(block[:, 0]) if block.shape[1] == 1 else limited(block).mean(axis=1)
 
 
 def _first_line(error: Exception) -> str:

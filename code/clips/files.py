@@ -170,11 +170,13 @@ class ClipIndex:
     Attributes
     ----------
     paths : of each ClipFile its path
+    find : the files that a table may mean by a name
     places : the folders and archives in words
     """
 
     def __init__(self, root: Path, split: str, skip_damaged: bool = False):
         self.paths, self._folders = {}, CLIP_FOLDERS[split]
+        self.find = functools.cache(self._find)  # which goes with the index
         self.places = f"{', '.join(f'{name}/' for name in self._folders)} (or .zip) of {root}"
         self._index = defaultdict(list)  # end of a path, with and without suffix -> files
         folders = [in_any_case(root, name) for name in reversed(self._folders)]
@@ -205,8 +207,7 @@ class ClipIndex:
                 path = path.removeprefix(f"{folder}/")
             self.paths[file] = path
 
-    @functools.cache  # noqa: B019
-    def find(self, fname: str) -> list[ClipFile]:
+    def _find(self, fname: str) -> list[ClipFile]:
         """The files that a table may mean by this: several, where it does not say which."""
         # What is before the folder is another machine's.
         path = same_name(fname)

@@ -76,12 +76,10 @@ class Run:
 
     @functools.cache  # noqa: B019 (a stage has one run)
     def clips(self, split: str) -> Result:
-        clips = self.dataset[split]
-        stamps = [
-            (name, *file.stamp()) for name, file in zip(clips.fnames, clips.files, strict=True)
-        ]
-        source = {"settings": self.settings, "clips": fingerprint(stamps)}
-        return self.result(f"clips/{split}/store", "preprocess", STORE_FILES, **source)
+        def made_from() -> dict:
+            return {"settings": self.settings, "clips": fingerprint(self.dataset[split].stamps)}
+
+        return Result(self.root, f"clips/{split}/store", "preprocess", STORE_FILES, made_from)
 
     @functools.cache  # noqa: B019
     def log_mels(self, split: str, config: Config) -> Result:

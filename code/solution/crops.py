@@ -4,6 +4,7 @@ A crop is a window of the clip continued by silence on both sides. It starts wit
 before a short one, whose left padding is then the window's start with its sign changed.
 """
 
+import itertools
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,8 @@ import numpy as np
 
 from config import FRONT_END_SETTINGS, Config, Schedule
 from solution import logmel
+
+_readers = ThreadPoolExecutor(16)
 
 
 class Clips(Protocol):
@@ -137,8 +140,8 @@ def training_batch(
     labels : float32 (batch, classes), smoothed
     """
     cut, sizes, length = crop_source(examples.store, config)
-    # (batch, samples) or (batch, frames, n_mels)
-    sound = np.stack([cut(clip, random_start(sizes[clip], length, rng), length) for clip in clips])
+    starts = [random_start(sizes[clip], length, rng) for clip in clips]
+    sound = read(cut, clips, starts, length)  # (batch, samples) or (batch, frames, n_mels)
     labels = smooth_labels(examples.labels[clips], config.label_smoothing)
     if rng.random() < mixup_prob:
         sound, labels = mixup(sound, labels, config, rng)
@@ -163,6 +166,12 @@ def prefetch(batches: Iterable) -> Iterator:
 def split(items: Sequence, size: int) -> list[Sequence]:
     """Parts of that many items, in order; the last may be smaller."""
     return [items[first : first + size] for first in range(0, len(items), size)]
+
+
+def read(cut: Callable, clips: Iterable[int], starts: Iterable[int], length: int) -> np.ndarray:
+    """Crops of clips, by `crop_source`'s function: (n, ...); a disk in the network takes as long
+    for many at once as for one."""
+    return np.stack([*_readers.map(cut, clips, starts, itertools.repeat(length))])
 
 
 def crop_source(store: Clips, config: Config) -> tuple[Callable, np.ndarray, int]:
@@ -196,8 +205,8 @@ def views(store: Clips, clips: np.ndarray, config: Config) -> np.ndarray:
     float32 (n, n_views, frames, n_mels), decibels in [-80, 0] or powers; or (n, n_views, samples)
     """
     cut, sizes, length = crop_source(store, config)
-    starts = ((i, start) for i in clips for start in view_starts(sizes[i], length, config.n_views))
-    found = np.stack([cut(i, start, length) for i, start in starts])
+    starts = [start for i in clips for start in view_starts(sizes[i], length, config.n_views)]
+    found = read(cut, np.repeat(clips, config.n_views), starts, length)
     if config.frontend == "waveform" and not config.trains_front_end:
         front_end = config.values(FRONT_END_SETTINGS)
         with ThreadPoolExecutor() as threads:
@@ -214,7 +223,9 @@ class Views:
         self._store, self._config = store, config
 
     def __getitem__(self, clips: slice | np.ndarray) -> np.ndarray:
-        return views(self._store, np.arange(len(self._store.n_samples))[clips], self._config)
+        if isinstance(clips, slice):
+            clips = np.arange(*clips.indices(len(self._store.n_samples)))
+        return views(self._store, clips, self._config)
 
 
 def view_starts(n: int, length: int, n_views: int = 3) -> tuple[int, ...]:

@@ -75,6 +75,12 @@ def test_samples_that_are_not_finite_become_silence(tmp_path):
     np.testing.assert_array_equal(waveform[[2, 3, 4, 5, 6]], [0.5, 0, 0, 0, 0.5])
 
 
+def test_a_channel_without_numbers_silences_no_other(tmp_path):
+    sound = np.column_stack([np.full(1000, np.nan), np.full(1000, 0.5), np.full(1000, 2e4)])
+    sf.write(tmp_path / "clip.wav", sound, RATE, subtype="FLOAT")
+    np.testing.assert_allclose(read_clip(tmp_path / "clip.wav", RATE), (0 + 0.5 + 1e4) / 3)
+
+
 def test_long_clips_are_read_in_blocks(tmp_path, monkeypatch):
     sf.write(tmp_path / "clip.wav", tone(), RATE, subtype="PCM_16")
     whole = read_clip(tmp_path / "clip.wav", RATE)

@@ -1,6 +1,7 @@
 """Names in folders and archives, as the programs write them that people pack with."""
 
 import errno
+import gc
 import importlib.util
 import os
 import re
@@ -8,13 +9,14 @@ import shutil
 import subprocess
 import sys
 import unicodedata
+import weakref
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from clips import dataset
-from clips.files import walk
+from clips.files import ClipIndex, walk
 from messages import InputError, UnreadableClip
 from recordings import encoded
 
@@ -549,3 +551,12 @@ def test_examples(tmp_path, monkeypatch):
     )
     expected["zip-with-same-names-in-two-folders"] = (24, 6, 3)
     assert found == expected
+
+
+def test_an_index_goes_when_it_is_not_needed(clips, tmp_path):
+    index = ClipIndex(clips.write(tmp_path), "curated")
+    assert index.find("curated00.wav") is index.find("curated00.wav")
+    gone = weakref.ref(index)
+    del index
+    gc.collect()
+    assert gone() is None

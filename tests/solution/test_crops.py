@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import threading
 
 import keras
 import numpy as np
@@ -303,3 +304,15 @@ def test_prefetching_keeps_order_and_passes_errors_on():
 
     with pytest.raises(OSError, match="disk gone"):
         list(crops.prefetch(failing()))
+
+
+def test_crops_are_read_side_by_side():
+    """Where a disk answers late, all of a batch wait once."""
+    together = threading.Barrier(8, timeout=30)
+
+    def cut(clip, start, length):
+        together.wait()
+        return np.full(length, 10 * clip + start)
+
+    found = crops.read(cut, range(8), range(8), 2)
+    np.testing.assert_array_equal(found, np.repeat(11 * np.arange(8), 2).reshape(8, 2))

@@ -49,6 +49,22 @@ def test_a_higher_score_makes_no_class_less_probable(scores_and_truth, data):
     assert ((fitted.thresholds > 0) & (fitted.thresholds < 1)).all()
 
 
+def test_many_clips_take_no_more_memory_than_some(monkeypatch):
+    scores, truth, _ = sample(n_clips=3000)
+    monkeypatch.setattr(calibration, "MOST_CLIPS", 1000)
+    monkeypatch.setattr(
+        calibration,
+        "_features",
+        lambda p, original=calibration._features: (
+            original(p) if len(p) <= 1000 else pytest.fail("of all clips")
+        ),
+    )
+    fitted = calibration.fit(scores, truth)
+    monkeypatch.undo()
+    other = calibration.fit(scores, truth)
+    assert np.abs(fitted.probabilities(scores) - other.probabilities(scores)).mean() < 0.03
+
+
 def test_known_probabilities_are_found_again():
     offsets = np.array([-1.5, -0.5, 0, 0.5, 1, 1.5])
     fitted = calibration.fit(*sample(offsets=offsets)[:2])
