@@ -334,7 +334,7 @@ def test_settings_that_no_result_has_are_not_shown(finished_run, tmp_path, run_s
 def test_suspects_name_clips_and_classes_of_the_dataset(finished_run):
     root, made, _, _ = finished_run
     table = pd.read_csv(root / "out" / "suspects.csv")
-    assert list(table.columns) == ["fname", "split", "label", "why"]
+    assert list(table.columns) == ["fname", "split", "label", "instead", "why"]
     for row in table.itertuples():
         assert row.fname in set(made.tables[row.split]["fname"])
         assert row.label in made.classes

@@ -10,7 +10,7 @@ from messages import percent
 MOST_CLIPS = 60  # that can be heard
 MOST_OF_A_GROUP = 12  # of them; the hardest of each class share what the others leave
 LIKELY = 0.5  # a label is not doubted for what is less likely than not
-COLUMNS = ("fname", "split", "label", "why")
+COLUMNS = ("fname", "split", "label", "instead", "why")
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,11 @@ def _suspects(scored: Scored, classes: list[str]) -> list[tuple]:
         doubted = np.flatnonzero(truth[clip] & faint)
         for label in doubted:
             why = f"{says}, not {classes[label]} ({percent(probabilities[clip, label])})"
-            rows.append((others[other] - probabilities[clip, label], clip, classes[label], why))
+            doubt = others[other] - probabilities[clip, label]
+            rows.append((doubt, clip, classes[label], classes[other], why))
         if not len(doubted):
             why = f"{says}, which is not among its labels"
-            rows.append((others[other] - LIKELY, clip, classes[other], why))
+            rows.append((others[other] - LIKELY, clip, classes[other], "", why))
     rows.sort(key=lambda row: -row[0])
     return [(scored.fnames[row], scored.split, *said, row) for _, row, *said in rows]
 

@@ -38,6 +38,7 @@ def test_a_label_is_doubted_where_another_class_is_heard_instead(clips):
     )
     (row,) = table.itertuples()
     assert (row.fname, row.split, row.label) == ("curated6.wav", "curated", "Bark")
+    assert row.instead == "Purr"
     assert row.why == "sounds like Purr (97 %), not Bark (10 %)"
 
 
@@ -47,7 +48,7 @@ def test_a_class_that_is_heard_beside_the_labels_is_forgotten(clips):
         [scored([*truth, [1, 0, 0]], [*probabilities, [0.9, 0.95, 0]])], CLASSES
     )
     (row,) = table.itertuples()
-    assert row.label == "Meow"
+    assert (row.label, row.instead) == ("Meow", "")
     assert row.why == "sounds like Meow (95 %), which is not among its labels"
 
 
