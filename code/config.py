@@ -6,7 +6,7 @@ table of overrides of what an experiment leaves at its default, and chooses no o
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
 STEMS = ("plain", "msc")
@@ -20,15 +20,17 @@ POSITIVE = (
 )
 
 
-def _require(settings, rules: Iterable[tuple[str, bool, str]]) -> None:
+class _Checked:
     """ValueError for the first rule, (setting, does it hold, what is expected), that does not."""
-    for name, holds, expected in rules:
-        if not holds:
-            raise ValueError(f"{name} must be {expected}; got {getattr(settings, name)!r}")
+
+    def __post_init__(self):
+        for name, holds, expected in self._rules():
+            if not holds:
+                raise ValueError(f"{name} must be {expected}; got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(_Checked):
     """How long one network is trained, and which of its epochs is kept.
 
     Epochs count from 0. The learning rate is halved at each milestone; mixup is applied before the
@@ -46,9 +48,6 @@ class Schedule:
     patience: int = 10
     loss_q: float | None = None
 
-    def __post_init__(self):
-        _require(self, self._rules())
-
     def _rules(self) -> Iterator[tuple[str, bool, str]]:
         yield "epochs", self.epochs > 0, "above 0"
         yield "keep_from", 0 <= self.keep_from < self.epochs, f"one of {self.epochs} epochs, from 0"
@@ -64,7 +63,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(_Checked):
     """One experiment: front end, network, augmentation and schedules. Defaults are `v1mix`."""
 
     name: str = "v1mix"
@@ -128,9 +127,6 @@ class Config:
     stacker_batch_size: int = 40
     stacker_epochs: int = 1000
     stacker_patience: int = 15
-
-    def __post_init__(self):
-        _require(self, self._rules())
 
     def _rules(self) -> Iterator[tuple[str, bool, str]]:
         for name in POSITIVE:
@@ -205,19 +201,15 @@ class Config:
         return tuple(int(filters * self.w_ratio) for filters in self.block_filters)
 
 
-def _msc(w_ratio: float) -> Config:
-    name = f"msc_{w_ratio}"
-    return Config(name, pretrained_by=name, stem="msc", squeeze_excite=True, w_ratio=w_ratio)
-
-
 EXPERIMENTS = {
     config.name: config
     for config in (
         Config("v1mix", stack_weight=2.1),
         Config("max3exam", stack_weight=1.9, pooling=("max", "avemax3")),
-        _msc(1.0),
-        _msc(2.0),
-        _msc(1.5),
+        *(
+            Config(f"msc_{w}", pretrained_by=f"msc_{w}", stem="msc", squeeze_excite=True, w_ratio=w)
+            for w in (1.0, 2.0, 1.5)
+        ),
         Config("se", pretrained_by="se", stack_weight=0.0, squeeze_excite=True),
         Config("cat", pretrained_by="cat", cat=True),
         Config("se_cat", pretrained_by="se_cat", squeeze_excite=True, cat=True),
@@ -290,12 +282,7 @@ def experiments(
     What an experiment sets itself counts before the profile, and `settings`, as of `overridden`,
     before both.
 
-    Raises
-    ------
-    KeyError
-        If the profile or an experiment does not exist.
-    ValueError
-        If the settings are impossible.
+    KeyError if the profile or an experiment does not exist, ValueError if settings are impossible.
     """
     chosen, published = PROFILES[profile], Config()
 
@@ -313,12 +300,7 @@ def experiments(
 def overridden(config: Config | Schedule, settings: dict) -> Config | Schedule:
     """With other settings, as JSON has them: a schedule's own ones are `{"training": {...}}`.
 
-    Raises
-    ------
-    TypeError
-        If there are settings that `Config` or `Schedule` does not have.
-    ValueError
-        If they are impossible.
+    TypeError if `Config` or `Schedule` has no such setting, ValueError if one is impossible.
     """
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
     for name in ("pretraining", "training"):

@@ -35,6 +35,9 @@ alone. Probabilities are learnt out of fold; tag.py shows them."""
 def main(run: Run) -> None:
     run.clips("curated").require()
     curated = run.examples("curated")
+    for config in run.configs:
+        for fold in run.folds:  # whose weights the ensemble will name
+            run.fold(config, fold).require()
     clips = curated.clips[np.isin(run.clip_folds()[curated.clips], run.folds)]
     fnames, truth = [curated.store.fnames[clip] for clip in clips], curated.labels[clips]
     oof, test, said = read_predictions(run, "oof.csv", fnames), run.dataset["test"], "see"
@@ -59,15 +62,10 @@ def read_predictions(run: Run, file: str, fnames: list[str]) -> dict[str, np.nda
 
     file : "oof.csv" or "test.csv"
 
-    Raises
-    ------
-    MissingResult
-        If some are missing, damaged, or were predicted for other clips, folds or settings.
+    MissingResult if some are missing, damaged, or of other clips, folds or settings.
     """
     scores = {}
     for config in run.configs:
-        for fold in run.folds:  # whose weights the ensemble will name
-            run.fold(config, fold).require()
         result = run.predictions(config)
         result.require()
         scores[config.name] = read_scores(result.path(file)).loc[fnames].to_numpy()
@@ -121,18 +119,12 @@ def train_stackers(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Train one stacker per fold on the clips of the others, and write their weights.
 
-    Parameters
-    ----------
-    fnames : names of the clips
     inputs : (clips, classes, channels), out-of-fold scores as `stacker_input` gives
     truth : multi-hot (clips, classes)
 
-    Returns
-    -------
-    stacked : (clips, classes), each clip's score from the stacker that was not trained on it, but
-        whose epoch was chosen by it, as published
-    held_out : the same from stackers that know nothing of the clip: the epoch is chosen by another
-        fold's clips, which they do not learn from either
+    Gives each clip's score from the stacker that was not trained on it, but whose epoch was chosen
+    by it, as published; and the same from stackers that know nothing of the clip: the epoch is
+    chosen by another fold's clips, which they do not learn from either.
     """
     config, stacked, held_out = run.configs[0], np.empty(truth.shape), np.empty(truth.shape)
     fold_of = stacker_folds(run, fnames, truth)
@@ -196,9 +188,6 @@ def describe(run: Run, calibrations: dict[str, Calibration]) -> trained.Ensemble
 def score_table(run: Run, truth: np.ndarray, oof: dict, test: dict) -> pd.DataFrame:
     """LRAP and lwlrap of every experiment, the ensemble and chance.
 
-    Parameters
-    ----------
-    truth : multi-hot (OOF clips, classes)
     oof, test : scores (clips, classes) by model name; `test` is empty where there are no test clips
     """
     split, rows = run.dataset["test"], []
@@ -234,11 +223,7 @@ def calibration_table(
 ) -> pd.DataFrame:
     """Log loss and expected calibration errors of the test clips' scores and probabilities.
 
-    Parameters
-    ----------
-    calibrations : by model name
-    truth : multi-hot (test clips, classes)
-    test : scores (test clips, classes) by model name
+    calibrations, test : by model name; scores are (test clips, classes), as is the multi-hot truth
     """
     rows = []
     for name, one in calibrations.items():

@@ -132,7 +132,7 @@ def report_unreadable(run: Run) -> None:
     failures = []
     for split in SPLITS:
         clips = run.store(split)
-        if not clips.unreadable:
+        if not any(clips.faults):
             continue
         if split == "test":
             print(f"warning: predicted as silence: {unreadable(clips, split)}", file=sys.stderr)

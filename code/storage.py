@@ -21,6 +21,8 @@ import messages
 BLOCK_BYTES = 1 << 22
 SECONDS_BETWEEN = 10  # of what is not saved after every epoch or batch of clips
 _readers = ThreadPoolExecutor(16)  # a disk in the network takes as long for many rows as for one
+# For pandas, whose default is off by a bit in the last place.
+AS_WRITTEN = {"keep_default_na": False, "float_precision": "round_trip"}
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # of some network disks
 
 
@@ -63,8 +65,7 @@ def write_scores(path: Path, fnames: list[str], classes: list[str], scores: np.n
 
 def read_scores(path: Path) -> pd.DataFrame:
     """What `write_scores` wrote, indexed by fname."""
-    options = {"keep_default_na": False, "float_precision": "round_trip", "index_col": "fname"}
-    return pd.read_csv(path, dtype={"fname": str}, **options)
+    return pd.read_csv(path, dtype={"fname": str}, index_col="fname", **AS_WRITTEN)
 
 
 def write_json(path: Path, record: dict) -> None:
@@ -136,16 +137,8 @@ class Rows:
     """The rows of an array in a raw file (C order, no header), read when they are asked for.
 
     Not mapped: what is read of a mapped file counts as this process's memory until another needs
-    it, so that it would seem to grow with the number of clips.
-
-    Attributes
-    ----------
-    shape : tuple of int
-
-    Raises
-    ------
-    ValueError
-        If the file, or what is asked for, does not consist of whole rows.
+    it, so that it would seem to grow with the number of clips. ValueError if the file, or what is
+    asked for, does not consist of whole rows.
     """
 
     def __init__(self, path: Path, dtype: type, row_shape: tuple[int, ...] = ()):

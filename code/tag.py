@@ -131,10 +131,6 @@ def label_files(name: str, clips: list[str]) -> dict[str, Path]:
     """The label file of each clip: one holds the labels of one, so several need a folder.
 
     name : of a file or a folder; one that ends with a slash is a folder's
-
-    Raises
-    ------
-    InputError
     """
     path = Path(name)
     if name.endswith("/") and not path.is_dir():

@@ -1,9 +1,7 @@
 """The user's dataset: its classes and splits, from tables and clips in every layout.
 
-Layouts: that of the competition solution's README (`audio_train/`, `audio_test/`), Kaggle's
-(`train_curated/`, `train_noisy/`, `test/`, or those as .zip files) and Zenodo's
-(`FSDKaggle2019.audio_*`, `FSDKaggle2019.meta/`). They may be mixed: each table and each split's
-clips are looked for on their own.
+The layouts, which README.md lists, may be mixed: each table and each split's clips are looked for
+on their own.
 """
 
 import functools
@@ -15,15 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clips.files import (
-    AUDIO_SUFFIXES,
-    CLIP_FOLDERS,
-    ClipFile,
-    ClipIndex,
-    is_hidden,
-    locate,
-    walk,
-)
+from clips.files import AUDIO_SUFFIXES, CLIP_FOLDERS, ClipFile, ClipIndex, is_hidden, locate, walk
 from clips.names import nearest, same, shown
 from clips.tables import TABLES, find, multi_hot, read_labels, read_table
 from messages import InputError, first_few, raise_if
@@ -74,17 +64,10 @@ def is_present(root: Path) -> bool:
 def load(root: Path) -> Dataset:
     """Read the tables of the dataset in `root`, find its clips, and check both.
 
-    Returns
-    -------
-    Dataset
-        Classes come from the sample submission or, without one, from the labels of the clips to
-        train on, sorted.
-
-    Raises
-    ------
-    InputError
-        If a table or column is missing, or rows have unknown labels, no label, a file name that was
-        there before, or a clip that is not there. One message counts all faults of its kind.
+    Classes come from the sample submission or, without one, from the labels of the clips to train
+    on, sorted. InputError if a table or column is missing, or rows have unknown labels, no label, a
+    file name that was there before, or a clip that is not there. One message counts all faults of
+    its kind.
     """
     root = _dataset_folder(Path(root))
     no_table = pd.DataFrame({"fname": [], "labels": []}, dtype=str)
@@ -214,17 +197,9 @@ def _test_split(root, table, submission, classes, source, warnings) -> Split:
 def find_test(root: Path, classes: list[str]) -> tuple[Split, list[str]]:
     """The test clips of a competition somewhere below `root`, known by the names of its classes.
 
-    Returns
-    -------
-    split : Split
-        In the order of the sample. A clip that is missing cannot be opened: that costs its scores.
-    columns : list of str
-        The sample's columns, in its order.
-
-    Raises
-    ------
-    InputError
-        If no sample submission has these classes and any of its clips beside it.
+    In the order of the sample, whose columns are given too, in theirs. A clip that is missing
+    cannot be opened: that costs its scores. InputError if no sample submission has these classes
+    and any of its clips beside it.
     """
     others, spelt = [], {"fname": "fname"} | {same(label): label for label in classes}
     for folder, _ in walk(Path(root)):

@@ -35,26 +35,13 @@ class _Forward(sf.SoundFile):
 
 def read_clip(file: str | BinaryIO, sample_rate: int) -> np.ndarray:
     """Decode any format, rate and channel count that libsndfile or, where it is installed, PyAV
-    (FFmpeg) reads.
+    (FFmpeg) reads: float32 (samples,) at `sample_rate`, Hz, from a path or a seekable binary file.
 
     Channels are averaged, other rates resampled (soxr, high quality). Samples that are not finite
     become 0, others are limited to ±10,000. The file is decoded in blocks, so that memory is the
     mono clip's and no more.
 
-    Parameters
-    ----------
-    file : path or seekable binary file
-    sample_rate : int
-        Wanted rate, Hz.
-
-    Returns
-    -------
-    float32 (samples,)
-
-    Raises
-    ------
-    UnreadableClip
-        If the file cannot be decoded or holds no samples. The message does not name the file.
+    UnreadableClip if it cannot be decoded or holds no samples; the message does not name the file.
     """
     try:
         try:
@@ -86,9 +73,7 @@ def holds_sound(file: BinaryIO) -> bool:
 def duration(file: BinaryIO) -> float:
     """Seconds of sound in a file: what its header says, which may be a lie, or else all of it.
 
-    Raises
-    ------
-    One of NOT_DECODED
+    Raises one of NOT_DECODED.
     """
     try:
         return sf.info(file).duration

@@ -155,12 +155,8 @@ def make_demo_dataset(
 ) -> None:
     """Write a synthetic dataset in FSDKaggle2019's layout: four tables and the clips they name.
 
-    The folder appears whole or not at all. The same arguments give the same bytes.
-
-    Raises
-    ------
-    InputError
-        If `root` is there already; it is left as it is.
+    The folder appears whole or not at all. The same arguments give the same bytes. InputError if
+    `root` is there already; it is left as it is.
     """
     if root.exists():
         raise messages.InputError(

@@ -167,11 +167,8 @@ class ClipIndex:
     """Every file of a split's folders and archives, by its path there: InputError if one cannot be
     read; with `skip_damaged` it counts as absent. Of an archive and its folder the folder counts.
 
-    Attributes
-    ----------
-    paths : of each ClipFile its path
-    find : the files that a table may mean by a name
-    places : the folders and archives in words
+    `paths` has the path of each ClipFile, `find` the files that a table may mean by a name,
+    `places` the folders and archives in words.
     """
 
     def __init__(self, root: Path, split: str, skip_damaged: bool = False):

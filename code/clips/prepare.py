@@ -36,10 +36,7 @@ class PreparedClip:
 def prepare_all(files: list[ClipFile], settings: dict) -> Iterator[PreparedClip]:
     """Prepare clips on all cores; they come in order, and as they are ready.
 
-    Raises
-    ------
-    BrokenProcessPool (of concurrent.futures.process)
-        If one of the processes is killed.
+    BrokenProcessPool (of concurrent.futures.process) if one of the processes is killed.
     """
     # joblib's remark on unused results follows every interruption.
     warnings.filterwarnings("ignore", module="joblib")

@@ -22,8 +22,7 @@ import pandas as pd
 
 import storage
 from clips.prepare import PreparedClip
-from config import FRONT_END_SETTINGS, Config
-from solution import logmel
+from solution.crops import Clips
 from solution.features import N_FEATURES, NUM_STEPS
 from storage import Checkpoint
 
@@ -35,11 +34,6 @@ ARRAYS = {  # dtype and shape of a row
     "features.f32": (np.float32, (NUM_STEPS, N_FEATURES)),
 }
 STORE_FILES = (*ARRAYS, TABLE)
-CSV_TYPES = {
-    "dtype": {"fname": str, "fault": str},
-    "keep_default_na": False,
-    "float_precision": "round_trip",  # the default is off by a bit in the last place
-}
 
 
 class ClipRow(NamedTuple):
@@ -56,14 +50,9 @@ class ClipRow(NamedTuple):
 class Writer:
     """Fills a store clip by clip; one that was interrupted goes on after its last whole batch.
 
-    Parameters
-    ----------
-    folder : Path
-    settings : dict
-        `PREPROCESSING_SETTINGS` with their values.
-    checkpoint : Checkpoint
-        Where sizes and checksums of the files are saved after every batch. What came from another
-        source, or is not as it was written, is started anew.
+    settings : `PREPROCESSING_SETTINGS` with their values
+    checkpoint : where sizes and checksums of the files are saved after every batch; what came from
+        another source, or is not as it was written, is started anew
 
     Use as a context manager; `len` is the number of clips that are in already.
     """
@@ -116,74 +105,14 @@ def _row(fname: str, clip: PreparedClip, first_sample: int, settings: dict) -> C
     return ClipRow(fname, first_sample, len(clip.samples), length, clip.scale, clip.fault)
 
 
-class Clips:
-    """Prepared clips, for reading.
-
-    Parameters
-    ----------
-    table : DataFrame with the columns of `ClipRow`
-    samples, features : the arrays of the store, or `storage.Rows` of them
-
-    Attributes
-    ----------
-    fnames : list of str
-    faults : list of str, one per clip: why it could not be read, or ""
-    features : float32 (clips, 128, 12)
-    lengths : float32 (clips,), trimmed length in tens of seconds
-    n_samples : int (clips,)
-    n_frames : int (clips,), once there are log-mels
-    """
-
-    def __init__(self, table: pd.DataFrame, samples, features):
-        self.fnames = list(table["fname"])
-        self.faults = list(table["fault"])
-        self.features, self._samples = features, samples
-        self._first_sample = table["first_sample"].to_numpy()
-        self._scale = table["scale"].to_numpy(np.float32)
-        self.n_samples = table["n_samples"].to_numpy()
-        self.lengths = table["length"].to_numpy(np.float32)
-
-    def add_log_mels(self, frames, n_hop: int) -> None:
-        """The log-mels of all clips, one after the other: float16 (all frames, n_mels)."""
-        self._frames, self.n_frames = frames, -(-self.n_samples // n_hop)
-        self._first_frame = np.cumsum(self.n_frames) - self.n_frames
-
-    def log_mels(self, clips: np.ndarray, config: Config) -> np.ndarray:
-        """Computes those of whole clips, one after the other: float16 (all frames, n_mels)."""
-        front_end = config.values(FRONT_END_SETTINGS)
-        whole = (self.waveform(clip, 0, self.n_samples[clip]) for clip in clips)
-        return np.concatenate([logmel.log_mel(w, **front_end).astype(np.float16) for w in whole])
-
-    def __len__(self) -> int:
-        return len(self.fnames)
-
-    @property
-    def unreadable(self) -> list[str]:
-        """The clips that could not be read, each with the reason: "a.wav holds no samples"."""
-        named = zip(self.fnames, self.faults, strict=True)
-        return [f"{fname} {fault}" for fname, fault in named if fault]
-
-    def inputs(self, clips: np.ndarray) -> dict[str, np.ndarray]:
-        """What networks take beside the sound: `length` (n, 1), `global_feat` (n, 128, 12)."""
-        return {"length": self.lengths[clips, None], "global_feat": self.features[clips]}
-
-    def waveform(self, clip: int, start: int, length: int) -> np.ndarray:
-        """Samples start to start + length, zeros outside the clip: float32 (length,)."""
-        clip_in_file = self._first_sample[clip], self.n_samples[clip]
-        return _window(self._samples, *clip_in_file, start, length, 0) * self._scale[clip]
-
-    def decibels(self, clip: int, start: int, length: int) -> np.ndarray:
-        """Log-mel frames start to start + length, -100 dB outside: float32 (length, n_mels)."""
-        clip_in_file = self._first_frame[clip], self.n_frames[clip]
-        return _window(self._frames, *clip_in_file, start, length, logmel.FLOOR_DB)
-
-
 class ClipStore(Clips):
     """A store that `Writer` filled; what is asked for is read from its files."""
 
     def __init__(self, folder: Path):
         arrays = (storage.Rows(folder / name, *kind) for name, kind in ARRAYS.items())
-        super().__init__(pd.read_csv(folder / TABLE, **CSV_TYPES), *arrays)
+        texts = {"fname": str, "fault": str}
+        table = pd.read_csv(folder / TABLE, dtype=texts, **storage.AS_WRITTEN)
+        super().__init__(table, *arrays)
 
 
 def in_memory(prepared: list[PreparedClip], settings: dict) -> Clips:
@@ -195,14 +124,3 @@ def in_memory(prepared: list[PreparedClip], settings: dict) -> Clips:
     samples = np.concatenate([clip.samples for clip in prepared])
     features = np.stack([clip.features for clip in prepared])
     return Clips(pd.DataFrame(rows, columns=ClipRow._fields), samples, features)
-
-
-def _window(
-    rows: storage.Rows | np.ndarray, offset: int, n: int, start: int, length: int, fill: float
-):
-    """Rows start to start + length of the n from `offset` on, as float32; elsewhere `fill`."""
-    window = np.full((length, *rows.shape[1:]), fill, np.float32)
-    first, last = max(start, 0), min(start + length, n)
-    if first < last:
-        window[first - start : last - start] = rows[offset + first : offset + last]
-    return window

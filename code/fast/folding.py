@@ -8,13 +8,9 @@ from keras import layers
 def folded(network: keras.Model) -> keras.Model:
     """A network that gives the same scores without batch norm after convolutions.
 
-    Its convolutions are Keras' own, which TensorFlow fuses with bias and ReLU.
-
-    Parameters
-    ----------
-    network : keras.Model
-        Functional. Batch norm is folded where its input is one convolution, or several of them
-        concatenated; these have no activation, and their outputs go nowhere else.
+    Its convolutions are Keras' own, which TensorFlow fuses with bias and ReLU. Batch norm is folded
+    where its input is one convolution, or several of them concatenated; these have no activation,
+    and their outputs go nowhere else.
     """
     sources = _normed_convolutions(network)
     normed, names = set().union(*sources.values()), {norm.name for norm in sources}

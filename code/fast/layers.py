@@ -9,11 +9,21 @@ from fast import gpus
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
+    @tf.custom_gradient
+    def _convolution(inputs, kernel):
+        """Stride 1, 'same' padding: (batch, time, mel, channels) -> (batch, time, mel, filters)."""
+
+        def gradients(upstream):
+            of_inputs = tf.nn.conv2d_transpose(upstream, kernel, tf.shape(inputs), 1)
+            return of_inputs, _kernel_gradient(inputs, upstream, kernel.shape)
+
+        return tf.nn.conv2d(inputs, kernel, 1, "SAME"), gradients
+
+
 # Below these, TensorFlow's own gradient of a convolution's kernel is as fast as matrix products.
 FEWEST_CHANNELS, FEWEST_POSITIONS = 32, 1024
 
 
-@keras.saving.register_keras_serializable("freesound")
 class Conv2D(keras.layers.Conv2D):
     """Keras' convolution of (batch, time, mel, channels), trained faster on a CPU in float32.
 
@@ -39,20 +49,6 @@ def _products_pay(inputs) -> bool:
         and keras.backend.backend() == "tensorflow"
         and not gpus.capabilities()
     )
-
-
-def _convolution(inputs, kernel):
-    """Stride 1, 'same' padding: (batch, time, mel, channels) -> (batch, time, mel, filters)."""
-
-    @tf.custom_gradient
-    def convolution(inputs, kernel):
-        def gradients(upstream):
-            of_inputs = tf.nn.conv2d_transpose(upstream, kernel, tf.shape(inputs), 1)
-            return of_inputs, _kernel_gradient(inputs, upstream, kernel.shape)
-
-        return tf.nn.conv2d(inputs, kernel, 1, "SAME"), gradients
-
-    return convolution(inputs, kernel)
 
 
 def _kernel_gradient(inputs, upstream, kernel_shape):
@@ -84,7 +80,6 @@ def _kernel_gradient(inputs, upstream, kernel_shape):
     return tf.reshape(total, kernel_shape)
 
 
-@keras.saving.register_keras_serializable("freesound")
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """Batch normalisation of (batch, time, mel, channels) by TensorFlow's fused kernel.
 
@@ -122,7 +117,6 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
 
-@keras.saving.register_keras_serializable("freesound")
 class GlobalAveragePooling2D(keras.layers.GlobalAveragePooling2D):
     """The mean over time and mel: Keras' layer, but for maps in bfloat16 on TensorFlow.
 
@@ -133,22 +127,15 @@ class GlobalAveragePooling2D(keras.layers.GlobalAveragePooling2D):
     def call(self, inputs):
         if keras.backend.backend() != "tensorflow" or inputs.dtype != "bfloat16":
             return super().call(inputs)
-        return _map_mean(inputs, self.keepdims)
 
+        @tf.custom_gradient
+        def mean(inputs):
+            def gradient(upstream):
+                n = math.prod(inputs.shape[1:3])
+                slope = tf.cast(tf.cast(upstream, tf.float32) / n, inputs.dtype)
+                slope = tf.reshape(slope, (-1, 1, 1, inputs.shape[-1]))
+                return tf.broadcast_to(slope, tf.shape(inputs))
 
-def _map_mean(inputs, keepdims: bool):
-    """(batch, time, mel, channels) -> (batch, 1, 1, channels), or (batch, channels)."""
+            return tf.reduce_mean(inputs, (1, 2), keepdims=self.keepdims), gradient
 
-    @tf.custom_gradient
-    def mean(inputs):
-        n = math.prod(inputs.shape[1:3])
-
-        def gradient(upstream):
-            slope = tf.cast(tf.cast(upstream, tf.float32) / n, inputs.dtype)
-            return tf.broadcast_to(
-                tf.reshape(slope, (-1, 1, 1, inputs.shape[-1])), tf.shape(inputs)
-            )
-
-        return tf.reduce_mean(inputs, (1, 2), keepdims=keepdims), gradient
-
-    return mean(inputs)
+        return mean(inputs)

@@ -46,10 +46,7 @@ def end_with(process: Process) -> None:
 def apart(function: Callable, *arguments):
     """`function(*arguments)` in a process of its own, with which its memory goes.
 
-    Raises
-    ------
-    KilledProcess
-        If the system ends it.
+    KilledProcess if the system ends it.
     """
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context, end_with, (this(),)) as executor:

@@ -35,11 +35,8 @@ class Remarkable:
 
 
 def confusions(scored: Scored, classes: list[str], top: int = 3) -> list[list[tuple[str, int]]]:
-    """The classes that most often rank above each class in clips of it that have not got them.
-
-    Returns
-    -------
-    for each class up to `top` pairs (other class, number of the class's clips)
+    """The classes that most often rank above each class in clips of it that have not got them: for
+    each class up to `top` pairs (other class, number of the class's clips).
     """
     found = []
     for label in range(len(classes)):
@@ -59,9 +56,7 @@ def suspects(known: list[Scored], classes: list[str]) -> pd.DataFrame:
     the clip is not labelled with, labels below both are doubted; where there are none, that class
     counts as forgotten. After Northcutt et al., *Confident learning*, JAIR 2021.
 
-    Returns
-    -------
-    DataFrame of `COLUMNS` and row: where the clip is in its `Scored`
+    Gives the columns COLUMNS and row: where the clip is in its `Scored`.
     """
     rows = [row for scored in known for row in _suspects(scored, classes)]
     return pd.DataFrame(rows, columns=[*COLUMNS, "row"])

@@ -34,11 +34,7 @@ def prepare(args: argparse.Namespace) -> Run:
     """Read the dataset's tables, and find the settings that were asked for.
 
     Without a dataset in the default input folder, a synthetic one is made below the output folder.
-
-    Raises
-    ------
-    InputError
-        If the dataset is faulty, or a profile, experiment or fold does not exist.
+    InputError if the dataset is faulty, or a profile, experiment or fold does not exist.
     """
     if scheduler := _scheduler(args):  # whose workers have other working folders
         args.output = args.output.resolve()
@@ -88,13 +84,7 @@ def _scheduler(args: argparse.Namespace) -> dict:
 
 
 def require_backend(configs: list[config.Config]) -> None:
-    """Refuse experiments that Keras' backend cannot compute, before work starts.
-
-    Raises
-    ------
-    InputError
-        If one starts from waveforms and the backend is not TensorFlow.
-    """
+    """InputError, before work starts, if one starts from waveforms and not on TensorFlow."""
     from solution.models import require_tensorflow  # here, not above: it imports Keras
 
     for chosen in configs:
@@ -204,10 +194,7 @@ def add_choice_options(parser: argparse.ArgumentParser, experiments: str, folds:
         help=f"of {', '.join(config.EXPERIMENTS)} (default: {experiments})",
     )
     parser.add_argument(
-        "--folds",
-        type=numbers,
-        metavar="0,3",
-        help=f"folds to work on (default: {folds})",
+        "--folds", type=numbers, metavar="0,3", help=f"folds to work on (default: {folds})"
     )
 
 
@@ -314,11 +301,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the output folder; the lock goes with the process, however that ends.
 
     Below run.sh it is that script's lock, which stays from the first stage to the last.
-
-    Raises
-    ------
-    PipelineError
-        If another run holds it.
+    PipelineError if another run holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+") as file:

@@ -128,10 +128,7 @@ class Result:
     def content(self) -> str:
         """Fingerprint of the files, for what is made from them.
 
-        Raises
-        ------
-        MissingResult
-            If the result, or one that it comes from, is not there or made from something else.
+        MissingResult if it, or what it comes from, is not there or made from something else.
         """
         self.require(whole=False)
         checksums = self.checksums()

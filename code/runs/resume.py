@@ -22,10 +22,7 @@ watch = functools.partial(messages.watched, size=lambda batch: len(batch[0]))
 def complete(result: Result, training: Training, classes: list[str]) -> None:
     """Train to the end, and write the files of the result: history, validation scores, weights.
 
-    Raises
-    ------
-    PipelineError
-        If loss or scores are not finite.
+    PipelineError if loss or scores are not finite.
     """
     state = SavedState(training, result.checkpoint)
     name = f"{training.config.name} {training.part}"

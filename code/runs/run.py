@@ -1,17 +1,6 @@
 """What a stage was asked to do, and all results there are, each declared once.
 
-In the output folder:
-
-clips/{curated,noisy,test}/    the clip stores, and log-mels of them, by front end
-folds.csv                      fname,fold: the one fold table
-models/EXPERIMENT/             weights, histories, out-of-fold and test scores, one set per fold
-predictions/EXPERIMENT/        oof.csv and test.csv, shaped like a submission
-stacker/                       weights of the stackers, one per fold
-submission.csv  oof.csv  scores.csv  per_class.csv  calibration.csv
-report.html  suspects.csv
-stages.csv                     what each stage cost; not a result
-trained.json                   what was trained, for tag.py and kernel.py
-kaggle/{dataset,kernel}/       what kernel.py makes for upload
+The first table of README.md says what they are, and where in the output folder.
 """
 
 import dataclasses
@@ -25,13 +14,7 @@ import pandas as pd
 from clips.dataset import SPLITS, Dataset
 from clips.derived import LOG_MELS, VIEWS, Derived
 from clips.store import STORE_FILES, ClipStore
-from config import (
-    PREPROCESSING_SETTINGS,
-    STACKING_SETTINGS,
-    TRAINING_SETTINGS,
-    Config,
-    experiments,
-)
+from config import PREPROCESSING_SETTINGS, STACKING_SETTINGS, TRAINING_SETTINGS, Config, experiments
 from messages import InputError, first_few
 from runs.results import Result, fingerprint
 from solution.crops import Examples, Views
@@ -237,10 +220,7 @@ class Run:
 
         stored_views : read views that preprocessing made, or make them when they are asked for
 
-        Raises
-        ------
-        InputError
-            If training clips could not be read, and were not to be skipped.
+        InputError if training clips could not be read, and were not to be skipped.
         """
         store, views = self.store(split, config), None
         readable = np.array([not fault for fault in store.faults], bool)
@@ -285,6 +265,7 @@ class Run:
 
 
 def unreadable(store: ClipStore, split: str) -> str:
-    """What to tell the user of a store with clips that could not be read."""
-    clips = store.unreadable
+    """What to tell the user of a store with clips that could not be read, each with the reason."""
+    named = zip(store.fnames, store.faults, strict=True)
+    clips = [f"{fname} {fault}" for fname, fault in named if fault]
     return f"{len(clips)} of {len(store)} {split} clips: {first_few(clips)}"

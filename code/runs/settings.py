@@ -18,10 +18,7 @@ SCHEDULE_KINDS = {field.name: field.type for field in fields(Schedule)}
 def read(path: Path) -> dict:
     """Settings by name, as `config.overridden` takes them.
 
-    Raises
-    ------
-    InputError
-        If the file cannot be read, or holds what is no setting or no value of one.
+    InputError if the file cannot be read, or holds what is no setting or no value of one.
     """
     try:
         settings = json.loads(path.read_text())

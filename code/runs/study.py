@@ -48,15 +48,10 @@ KILLED = "killed"  # the attribute of a trial that the system ended
 def ranges(over: list[str], base: Config) -> dict[str, BaseDistribution]:
     """What is varied: the front end, and what `--over` names.
 
-    Parameters
-    ----------
-    over : list of "NAME", "NAME=LOW:HIGH", "NAME=VALUE" or "NAME=VALUE/VALUE/..."
-        "+" joins the parts of a value with several, as of `pooling`.
+    over : "NAME", "NAME=LOW:HIGH", "NAME=VALUE" or "NAME=VALUE/VALUE/..."; "+" joins the parts of a
+        value with several, as of `pooling`
 
-    Raises
-    ------
-    InputError
-        If a setting cannot be varied, or not so.
+    InputError if a setting cannot be varied, or not so.
     """
     named = dict(one.partition("=")[::2] for one in over)
     for name in named:
@@ -168,10 +163,7 @@ def _of_optuna(root: Path) -> Iterator[None]:
 def open_study(root: Path, experiment: str, source: dict, seed: int) -> optuna.Study:
     """The study of this source, begun or gone on with; those of others stay as they are.
 
-    Raises
-    ------
-    InputError
-        If the file is none of Optuna's.
+    InputError if the file is none of Optuna's.
     """
     (root / STUDY).parent.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.ERROR)

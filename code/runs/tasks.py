@@ -97,18 +97,11 @@ def whenever_free(
     Each in a process of its own, with which its memory goes: here, one after the other, or a worker
     starts anew.
 
-    Parameters
-    ----------
-    ask : callable
-        A name for messages, one for the lock of what is written meanwhile, and args; or None: it
-        is asked again after the next result, and if there is none to come, all is done.
-    n : int
-        How many there may be.
+    ask : gives a name for messages, one for the lock of what is written meanwhile, and args; or
+        None: it is asked again after the next result, and if there is none to come, all is done
+    n : how many there may be
 
-    Yields
-    ------
-    name : str
-    result : of the function; or KilledProcess, if the system ends it
+    Yields the name, and the result of the function; or KilledProcess, if the system ends it.
     """
     if not side_by_side(run):
         while (asked := ask()) is not None:
@@ -154,11 +147,8 @@ def _whenever_free(client, path: Path, function: Callable, ask, n: int) -> Itera
     No more at once than there are workers: Dask would give them all to those that are there now,
     and leave those that come later idle.
 
-    Yields
-    ------
-    name : str
-    result : (the worker's address, what the function gives); or KilledProcess, if it takes down one
-        worker after the other
+    Yields the name, and (the worker's address, what the function gives); or KilledProcess, if it
+    takes down one worker after the other.
     """
     from distributed import KilledWorker
 
@@ -211,14 +201,9 @@ def _show(bar, at_work: dict[str, str], event) -> None:
 def _connected(run: Run, most: int | None = None) -> Iterator[tuple]:
     """Dask's client, and the file that tells workers what they work on; they are looked at first.
 
-    Whatever ends this block early also stops what the workers do.
-
-    Raises
-    ------
-    PipelineError
-        If no scheduler answers or it is lost, or a worker is not like this process.
-    KilledProcess
-        If a task takes down one worker after the other.
+    Whatever ends this block early also stops what the workers do. PipelineError if no scheduler
+    answers or it is lost, or a worker is not like this process; KilledProcess if a task takes down
+    one worker after the other.
     """
     folder = run.root.resolve() / FOLDER
     folder.mkdir(exist_ok=True)

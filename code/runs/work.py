@@ -23,10 +23,7 @@ _examples = functools.lru_cache(maxsize=1)(Run.examples)
 def pretrainings(run: Run) -> list[Task]:
     """The pretrainings that are still to be made, after a look at what they take.
 
-    Raises
-    ------
-    PipelineError
-        If clips or log-mels are not there, or no clip can be read.
+    PipelineError if clips or log-mels are not there, or no clip can be read.
     """
     for split in ("noisy", "curated"):
         run.clips(split).require()

@@ -16,9 +16,7 @@ LARGEST = 1e4  # of float files; full scale is 1
 
 def limited(waveform: np.ndarray) -> np.ndarray:
     """Samples that are not finite become 0, others are limited to ±10,000."""
-    if not np.isfinite(waveform).all():
-        waveform = np.where(np.isfinite(waveform), waveform, 0)
-    return np.clip(waveform, -LARGEST, LARGEST)
+    return np.clip(np.nan_to_num(waveform, nan=0, posinf=0, neginf=0), -LARGEST, LARGEST)
 
 
 def trim(waveform: np.ndarray) -> np.ndarray:
@@ -26,29 +24,17 @@ def trim(waveform: np.ndarray) -> np.ndarray:
 
     The same samples as librosa 0.6.3's `effects.trim`, which reflects the clip at its edges before
     it takes frames (since 0.9 librosa pads zeros). That squares each sample for four frames, and
-    needs four times the clip's memory for them; here the frames share the sums of their hops. An
-    all-zero clip stays whole.
-
-    Parameters
-    ----------
-    waveform : float32 (samples,)
-
-    Returns
-    -------
-    float32 (trimmed samples,), a view. Never empty, unless the clip is.
+    needs four times the clip's memory for them; here the frames share the sums of their hops. Gives
+    a view of float32 (samples,), never empty unless the clip is. An all-zero clip stays whole.
     """
     if not len(waveform):
         return waveform
     n_frames = 1 + len(waveform) // TRIM_HOP
     padded = np.pad(waveform, TRIM_FRAME // 2, mode="reflect")  # again and again, if it is short
     hops = padded[: (n_frames + HOPS_IN_FRAME - 1) * TRIM_HOP].reshape(-1, TRIM_HOP)
+    blocks = np.split(hops, range(HOPS_AT_ONCE, len(hops), HOPS_AT_ONCE))
     # (hops,), of which each frame has four
-    sums = np.concatenate(
-        [
-            np.square(hops[first : first + HOPS_AT_ONCE]).sum(axis=1)
-            for first in range(0, len(hops), HOPS_AT_ONCE)
-        ]
-    )
+    sums = np.concatenate([np.square(block).sum(axis=1) for block in blocks])
     pairs = sums[:-1] + sums[1:]  # (hops - 1,), as NumPy adds up a frame: halves, of halves
     rms = np.sqrt((pairs[:-2] + pairs[2:]) / TRIM_FRAME)  # (hops - 3,), one for each frame
     loud = np.flatnonzero(librosa.amplitude_to_db(rms, ref=np.max, top_db=None) > -TRIM_DB)
@@ -56,21 +42,10 @@ def trim(waveform: np.ndarray) -> np.ndarray:
 
 
 def to_int16(waveform: np.ndarray) -> tuple[np.ndarray, float]:
-    """Quantise to int16: lossless for 16-bit sources, the full range for all others.
+    """Quantise float32 (samples,): lossless for 16-bit sources, the full range for all others.
 
-    Parameters
-    ----------
-    waveform : float32 (samples,)
-
-    Returns
-    -------
-    samples : int16 (samples,)
-    scale : float
-        `samples * scale` is the waveform.
-
-    Notes
-    -----
-    Works in blocks, so that a long clip takes little more memory than its samples.
+    Gives int16 samples and a scale: `samples * scale` is the waveform. Works in blocks, so that a
+    long clip takes little more memory than its samples.
     """
     blocks = np.split(waveform, range(BLOCK_SAMPLES, len(waveform), BLOCK_SAMPLES))
     samples, scale = [_lossless(block) for block in blocks], INT16_SCALE

@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -19,20 +18,57 @@ from solution import logmel
 _readers = ThreadPoolExecutor(16)
 
 
-class Clips(Protocol):
-    """Clips as arrays, wherever they are."""
+class Clips:
+    """Prepared clips: int16 samples, one clip after the other, and what is known of each.
 
-    n_samples: np.ndarray  # int (clips,)
-    n_frames: np.ndarray  # int (clips,)
+    table : of columns as a row of `clips.store` has; `fault` is why a clip could not be read, or ""
+    samples, features : arrays, or rows that are read when they are asked for
+    """
 
-    def waveform(self, clip: int, start: int, length: int) -> np.ndarray:
-        """Samples start to start + length, zeros outside the clip: float32 (length,)."""
+    def __init__(self, table, samples, features):
+        self.fnames, self.faults = list(table["fname"]), list(table["fault"])
+        self.features, self._samples = features, samples  # features: float32 (clips, 128, 12)
+        self._first_sample = table["first_sample"].to_numpy()
+        self._scale = table["scale"].to_numpy(np.float32)
+        self.n_samples = table["n_samples"].to_numpy()  # int (clips,), as is n_frames
+        self.lengths = table["length"].to_numpy(np.float32)  # (clips,), trimmed, in tens of seconds
 
-    def decibels(self, clip: int, start: int, length: int) -> np.ndarray:
-        """Log-mel frames start to start + length, -100 dB outside: float32 (length, n_mels)."""
+    def add_log_mels(self, frames, n_hop: int) -> None:
+        """The log-mels of all clips, one after the other: float16 (all frames, n_mels)."""
+        self._frames, self.n_frames = frames, -(-self.n_samples // n_hop)
+        self._first_frame = np.cumsum(self.n_frames) - self.n_frames
+
+    def log_mels(self, clips: np.ndarray, config: Config) -> np.ndarray:
+        """Computes those of whole clips, one after the other: float16 (all frames, n_mels)."""
+        front_end = config.values(FRONT_END_SETTINGS)
+        whole = (self.waveform(clip, 0, self.n_samples[clip]) for clip in clips)
+        return np.concatenate([logmel.log_mel(w, **front_end).astype(np.float16) for w in whole])
+
+    def __len__(self) -> int:
+        return len(self.fnames)
 
     def inputs(self, clips: np.ndarray) -> dict[str, np.ndarray]:
         """What networks take beside the sound: `length` (n, 1), `global_feat` (n, 128, 12)."""
+        return {"length": self.lengths[clips, None], "global_feat": self.features[clips]}
+
+    def waveform(self, clip: int, start: int, length: int) -> np.ndarray:
+        """Samples start to start + length, zeros outside the clip: float32 (length,)."""
+        clip_in_file = self._first_sample[clip], self.n_samples[clip]
+        return _window(self._samples, *clip_in_file, start, length, 0) * self._scale[clip]
+
+    def decibels(self, clip: int, start: int, length: int) -> np.ndarray:
+        """Log-mel frames start to start + length, -100 dB outside: float32 (length, n_mels)."""
+        clip_in_file = self._first_frame[clip], self.n_frames[clip]
+        return _window(self._frames, *clip_in_file, start, length, logmel.FLOOR_DB)
+
+
+def _window(rows, offset: int, n: int, start: int, length: int, fill: float) -> np.ndarray:
+    """Rows start to start + length of the n from `offset` on, as float32; elsewhere `fill`."""
+    window = np.full((length, *rows.shape[1:]), fill, np.float32)
+    first, last = max(start, 0), min(start + length, n)
+    if first < last:
+        window[first - start : last - start] = rows[offset + first : offset + last]
+    return window
 
 
 @dataclass(frozen=True)
@@ -69,17 +105,12 @@ def smooth_labels(labels: np.ndarray, amount: float) -> np.ndarray:
 def mixup(
     sound: np.ndarray, labels: np.ndarray, config: Config, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mix a batch with a permutation of itself.
+    """Mix a batch with a permutation of itself. Published setting: the rate is fixed.
 
-    Parameters
-    ----------
     sound : waveforms (batch, samples), or decibels (batch, frames, n_mels)
     labels : (batch, classes)
 
-    References
-    ----------
-    Zhang et al.: mixup: Beyond empirical risk minimization, ICLR 2018. Published setting: the rate
-    is fixed.
+    Zhang et al.: mixup: Beyond empirical risk minimization, ICLR 2018.
     """
     other, rate = rng.permutation(len(sound)), config.mixup_rate
     if config.mixup_beta is not None:
@@ -93,8 +124,6 @@ def mixup(
 def mask(decibels: np.ndarray, config: Config, rng: np.random.Generator) -> None:
     """Silence, in each crop, some frames and some mel bands, in place: (batch, frames, n_mels).
 
-    References
-    ----------
     Park et al.: SpecAugment, Interspeech 2019. Published setting: none.
     """
     for crop in decibels:
@@ -123,21 +152,10 @@ def training_batches(
 def training_batch(
     examples: Examples, clips: np.ndarray, config: Config, mixup_prob: float, rng
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Random crops of some clips, perhaps mixed.
+    """Random crops of some clips, int (batch,), mixed with probability `mixup_prob`.
 
-    Parameters
-    ----------
-    examples : Examples
-    clips : int (batch,)
-    mixup_prob : float
-        How likely the batch is mixed.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    inputs : dict of float32 arrays: audio (batch, samples) or (batch, frames, n_mels), length
-        (batch, 1), global_feat (batch, 128, 12)
-    labels : float32 (batch, classes), smoothed
+    Gives a dict of float32 arrays: audio (batch, samples) or (batch, frames, n_mels), length
+    (batch, 1), global_feat (batch, 128, 12); and smoothed labels, float32 (batch, classes).
     """
     cut, sizes, length = crop_source(examples.store, config)
     starts = [random_start(sizes[clip], length, rng) for clip in clips]
@@ -177,11 +195,8 @@ def read(cut: Callable, clips: Iterable[int], starts: Iterable[int], length: int
 def crop_source(store: Clips, config: Config) -> tuple[Callable, np.ndarray, int]:
     """What crops are of: log-mels, counted in frames, or waveforms, counted in samples.
 
-    Returns
-    -------
-    cut : (clip, start, length) -> decibels (length, n_mels), or samples (length,)
-    sizes : int (clips,), of all clips of the store
-    length : int, of a crop
+    Gives a function (clip, start, length) -> decibels (length, n_mels), or samples (length,); the
+    size of every clip of the store; and the length of a crop.
     """
     if config.frontend == "logmel":
         return store.decibels, store.n_frames, config.crop_frames
@@ -192,17 +207,8 @@ def views(store: Clips, clips: np.ndarray, config: Config) -> np.ndarray:
     """What networks score: first, middle and last crop of each clip (3-TTA), or the middle one.
 
     The log-mels of `Melspectrogram`, in NumPy: all networks share them. Where a network learns to
-    make its own, waveforms.
-
-    Parameters
-    ----------
-    store : Clips
-    clips : int (n,)
-        Which clips of the store.
-
-    Returns
-    -------
-    float32 (n, n_views, frames, n_mels), decibels in [-80, 0] or powers; or (n, n_views, samples)
+    make its own, waveforms. Gives, of clips int (n,), float32 (n, n_views, frames, n_mels),
+    decibels in [-80, 0] or powers; or (n, n_views, samples).
     """
     cut, sizes, length = crop_source(store, config)
     starts = [start for i in clips for start in view_starts(sizes[i], length, config.n_views)]

@@ -8,32 +8,15 @@ NUM_STEPS = 128
 
 
 def global_features(waveform: np.ndarray, num_steps: int = NUM_STEPS) -> np.ndarray:
-    """Mean, standard deviation, range and nine percentiles of `num_steps` windows.
+    """Mean, standard deviation, range and nine percentiles of `num_steps` windows: (num_steps, 12).
+
+    waveform : float (samples,), the untrimmed clip
 
     With stride = samples / num_steps, window s covers the samples from `s * stride - stride / 2`
     to `s * stride + 1.5 * stride`, cut off at the ends of the clip: each overlaps half of its
-    neighbours. Clips of fewer than `num_steps` samples are zero-padded at their end first.
-
-    Parameters
-    ----------
-    waveform : float (samples,)
-        The untrimmed clip.
-    num_steps : int
-        Number of windows.
-
-    Returns
-    -------
-    float32 (num_steps, 12): mean, standard deviation, max - min, and the percentiles 0, 1, 25, 30,
-    50, 60, 75, 99, 100 with linear interpolation.
-
-    Raises
-    ------
-    ValueError
-        If the waveform is not one-dimensional.
-
-    Notes
-    -----
-    Source of the features: the published solution's preprocessing.
+    neighbours. Clips of fewer than `num_steps` samples are zero-padded at their end first. Float32;
+    percentiles 0, 1, 25, 30, 50, 60, 75, 99, 100 with linear interpolation, as published. ValueError
+    if the waveform is not one-dimensional.
     """
     waveform = np.asarray(waveform)
     if waveform.ndim != 1:

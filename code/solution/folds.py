@@ -6,26 +6,11 @@ import numpy as np
 
 
 def assign_folds(labels: np.ndarray, n_folds: int = 10, seed: int = 66666) -> np.ndarray:
-    """Multi-label iterative stratification, unshuffled.
+    """Multi-label iterative stratification, unshuffled, of multi-hot labels (clips, classes).
 
-    Parameters
-    ----------
-    labels : multi-hot (clips, classes)
-    n_folds : int
-    seed : int
-        Breaks ties between equally good folds.
+    Gives the fold in which each clip is validated, int (clips,); `seed` breaks ties between equally
+    good ones. ValueError if there are fewer clips than folds.
 
-    Returns
-    -------
-    int (clips,): the fold in which each clip is validated, 0 to n_folds - 1.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer clips than folds.
-
-    References
-    ----------
     Sechidis, Tsoumakas, Vlahavas: On the stratification of multi-label data, ECML PKDD 2011.
     """
     labels = np.asarray(labels)
@@ -53,18 +38,10 @@ def assign_folds_by_name(
 
     Kaggle's table, by which the folds were published, is sorted by fname; Zenodo's is not.
 
-    Parameters
-    ----------
-    fnames, labels, n_folds, seed : of the clips, and as of `assign_folds`
     groups : (clips,), optional
         Clips of one group, as those cut from one recording, come into the same fold: else scores
         out of fold reward what was learned by heart. Stratified are then the groups, each with the
-        labels of all its clips. Published setting: none.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer clips, or groups, than folds.
+        labels of all its clips; there may not be fewer than folds. Published setting: none.
     """
     order, folds = np.argsort(np.asarray(fnames), kind="stable"), np.empty(len(labels), int)
     if groups is None:

@@ -56,20 +56,12 @@ def log_mel(
 ) -> np.ndarray:
     """Mel power spectrogram in decibels, 10 log10(max(power, 1e-10)), or as it is.
 
-    Parameters
-    ----------
     waveform : float32 (samples,)
-    sample_rate : int, Hz
-    n_dft, n_hop : int, samples
-    n_mels : int
-    power_melgram : float
-        p gives (mel power) ** (p / 2).
-    return_decibel_melgram : bool
+    n_dft, n_hop : samples
+    power_melgram : p gives (mel power) ** (p / 2)
     bands : `fmin`, `fmax`, `htk`, `norm` of `mel_matrix`
 
-    Returns
-    -------
-    float32 (frames, n_mels), frames = ceil(samples / n_hop). Decibels are not normalised: the
+    Float32 (frames, n_mels), frames = ceil(samples / n_hop). Decibels are not normalised: the
     largest value of a crop is subtracted when the crop is taken (`normalise`).
     """
     n_frames, left, right = same_padding(len(waveform), n_dft, n_hop)

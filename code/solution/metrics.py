@@ -10,16 +10,9 @@ from sklearn.metrics import label_ranking_average_precision_score
 
 
 def lrap(truth: np.ndarray, scores: np.ndarray) -> float:
-    """Label ranking average precision.
+    """Label ranking average precision, in (0, 1], of truth (0 or 1) and scores: (clips, classes).
 
-    Parameters
-    ----------
-    truth : (clips, classes), 0 or 1
-    scores : (clips, classes)
-
-    Returns
-    -------
-    float in (0, 1]. A clip without labels counts as 1, as in scikit-learn.
+    A clip without labels counts as 1, as in scikit-learn.
     """
     return float(label_ranking_average_precision_score(np.asarray(truth) > 0, scores))
 
@@ -37,19 +30,10 @@ def lwlrap(truth: np.ndarray, scores: np.ndarray) -> float:
 
 
 def per_class_lwlrap(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """lwlrap of each class, and the class's share of all labels.
+    """lwlrap of each class, and the class's share of all labels: (classes,) each.
 
+    The first is the mean precision at the ranks of the class's labels, 0 for a class without any.
     The sum of score times weight over the classes is `lwlrap`.
-
-    Parameters
-    ----------
-    truth : (clips, classes), 0 or 1
-    scores : (clips, classes)
-
-    Returns
-    -------
-    score : (classes,) mean precision at the ranks of the class's labels; 0 for a class without any
-    weight : (classes,) labels of the class / all labels
     """
     truth = np.asarray(truth) > 0
     # How many labels, and how many classes, score at least as high as each class of a clip.

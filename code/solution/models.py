@@ -20,23 +20,12 @@ SQUEEZE = 4
 def build_tagger(config: Config, n_classes: int) -> keras.Model:
     """The network of one experiment, not compiled.
 
-    Parameters
-    ----------
-    config : Config
-    n_classes : int
+    Inputs by name: `audio` (batch, samples), or (batch, frames, n_mels) decibels where
+    `config.frontend` is "logmel"; `length` (batch, 1), tens of seconds; `global_feat`
+    (batch, 128, 12). Output float32 (batch, n_classes), sigmoid. It is made of three networks,
+    which are layers of it: "crop_branch", "clip_branch" and "head".
 
-    Returns
-    -------
-    keras.Model
-        Inputs by name: `audio` (batch, samples), or (batch, frames, n_mels) decibels where
-        `config.frontend` is "logmel"; `length` (batch, 1), tens of seconds; `global_feat`
-        (batch, 128, 12). Output float32 (batch, n_classes), sigmoid. It is made of three networks,
-        which are layers of it: "crop_branch", "clip_branch" and "head".
-
-    Raises
-    ------
-    ValueError
-        If it starts from waveforms and Keras' backend is not TensorFlow.
+    ValueError if it starts from waveforms and Keras' backend is not TensorFlow.
     """
     with precision.used(config.precision):
         audio, logmel = front_end(config)

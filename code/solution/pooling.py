@@ -9,15 +9,11 @@ from solution.logmel import same_padding
 def pool(x, mode: str, size: int | tuple[int, int], stride: int | tuple[int, int]):
     """Pool (batch, time, mel, channels) with 'same' padding.
 
-    Parameters
-    ----------
-    mode : str
-        "max", "ave": square windows. "avemax1": average over time, then max over mel; "avemax2":
+    mode : "max", "ave": square windows. "avemax1": average over time, then max over mel; "avemax2":
         average over mel, then max over time; "avemax3": max over mel, then average over time;
         "avemax4": max over time, then average over mel. "conv": one learned kernel for all
         channels. "none": nothing.
-    size, stride : int or (time, mel)
-        Of the windows. "conv" takes one stride for both.
+    size, stride : of the windows; "conv" takes one stride for both axes
     """
     size, stride = ((value, value) if isinstance(value, int) else value for value in (size, stride))
     ave, peak, both = AveragePooling2D, layers.MaxPooling2D, (size, stride)
@@ -38,7 +34,6 @@ def pool(x, mode: str, size: int | tuple[int, int], stride: int | tuple[int, int
     return x
 
 
-@keras.saving.register_keras_serializable("freesound")
 class AveragePooling2D(layers.AveragePooling2D):
     """Average pooling of (batch, time, mel, channels), where 'same' padding does not count.
 
@@ -58,17 +53,10 @@ class AveragePooling2D(layers.AveragePooling2D):
         return sums / counts
 
 
-@keras.saving.register_keras_serializable("freesound")
 class SharedKernelPooling(layers.Layer):
     """Pooling by one learned, bias-free kernel that all channels share; at first glorot-uniform.
 
-    Input (batch, time, mel, channels).
-
-    Parameters
-    ----------
-    pool_size, strides : (time, mel)
-        The two strides have to be the same.
-    padding : {"same", "valid"}
+    Input (batch, time, mel, channels). The two strides have to be the same.
     """
 
     def __init__(self, pool_size, strides, padding="same", **kwargs):

@@ -26,12 +26,7 @@ class Scorer:
     convolutions, all views of a clip go through in one batch, and the recurrent branch, which sees
     the whole clip, runs once.
 
-    Parameters
-    ----------
-    config : Config
-    n_classes : int
-    network : keras.Model, optional
-        A network of `build_tagger` in training that is to be scored, of whatever front end: call
+    network : one of `build_tagger` in training that is to be scored, of whatever front end: call
         `refold` when it has learned. By default one of its own.
     """
 
@@ -70,10 +65,7 @@ class Scorer:
     def scores(self, examples: Examples, first: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Scores of the examples from the first one on, batch by batch.
 
-        Yields
-        ------
-        positions : int (batch,), among the examples
-        scores : float32 (batch, n_classes)
+        Yields positions among the examples, int (batch,), and scores, float32 (batch, n_classes).
         """
 
         def prepared(positions):

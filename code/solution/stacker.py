@@ -15,23 +15,14 @@ SHIFT = 1.6
 
 
 def build_stacker(n_classes: int, n_channels: int, learning_rate: float = 1e-4) -> keras.Model:
-    """The stacking network, compiled.
+    """The stacking network, compiled: (batch, n_classes, n_channels) -> (batch, n_classes).
 
     Per class a weight vector over the channels, of unit L2 norm, at first 1 on the last channel;
     then a dense layer between the classes, at first the identity; then (tanh(x - 1.6) + 1) / 2.
     So its first output is sigmoid(2 (last channel - 1.6)).
 
-    Parameters
-    ----------
-    n_classes : int
-    n_channels : int
-        Models + 1: the last channel is the models' weighted average.
-    learning_rate : float
-        Of Keras 2's Nadam, as for the networks.
-
-    Returns
-    -------
-    keras.Model: (batch, n_classes, n_channels) -> (batch, n_classes)
+    n_channels : models + 1: the last channel is the models' weighted average
+    learning_rate : of Keras 2's Nadam, as for the networks
     """
     scores = keras.Input((n_classes, n_channels), name="scores")
     x = keras.layers.EinsumDense(  # Keras 2's LocallyConnected1D(1, 1): a vector per class
@@ -56,13 +47,7 @@ def build_stacker(n_classes: int, n_channels: int, learning_rate: float = 1e-4) 
 
 
 def stacker_input(scores: list[np.ndarray], weights: list[float]) -> np.ndarray:
-    """Each model's scores, then their weighted average: (clips, classes, models + 1).
-
-    Parameters
-    ----------
-    scores : one (clips, classes) per model
-    weights : one per model
-    """
+    """Each model's scores, (clips, classes), then their weighted average: (..., models + 1)."""
     return np.stack([*scores, weighted_average(scores, weights)], axis=-1).astype(np.float32)
 
 
@@ -97,17 +82,11 @@ def train_stacker(
 ) -> Kept:
     """Train a stacker; the epoch with the best LRAP on the validated clips is kept.
 
-    Parameters
-    ----------
     inputs : (clips, classes, channels), out-of-fold scores as `stacker_input` gives
     truth : multi-hot (clips, classes)
-    learnt, validated : bool (clips,)
-        The clips that it learns from, and those by which the epoch is chosen.
-    config : Config
-    part : str
-        By which its order of clips is drawn.
-    watch : callable, optional
-        (epochs) -> the same epochs, for a progress bar.
+    learnt, validated : bool (clips,), what it learns from, and what chooses the epoch
+    part : by which its order of clips is drawn
+    watch : (epochs) -> the same epochs, for a progress bar
     """
     stacker = build_stacker(*inputs.shape[1:], config.stacker_learning_rate)
     learnt, kept = np.flatnonzero(learnt), None

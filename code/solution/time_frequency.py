@@ -8,13 +8,7 @@ import numpy as np
 import tensorflow as tf
 from kapre import STFT, MagnitudeToDecibel
 
-from solution.logmel import (
-    DYNAMIC_RANGE_DB,
-    FLOOR_POWER,
-    hann_window,
-    mel_matrix,
-    same_padding,
-)
+from solution.logmel import DYNAMIC_RANGE_DB, FLOOR_POWER, hann_window, mel_matrix, same_padding
 
 
 @keras.saving.register_keras_serializable("freesound")

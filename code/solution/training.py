@@ -33,21 +33,10 @@ class Learner:
 
     Not one for each: Keras takes some ten seconds to trace a network, and keeps its memory.
 
-    Parameters
-    ----------
-    config : Config
-    n_classes : int
-    loss_q : float, optional
-        Of `Lq`, as schedules have it; by default the loss is cross-entropy, as published.
+    loss_q : of `Lq`, as schedules have it; by default the loss is cross-entropy, as published
 
-    Attributes
-    ----------
-    model : keras.Model
-        Compiled.
-    network : keras.Model
-        The same layers without the optimiser: its weight files hold weights only.
-    scorer : Scorer
-        Of the network.
+    Attributes: `model`, compiled; `network`, the same layers without the optimiser, whose weight
+    files hold weights only; `scorer`, of the network.
     """
 
     def __init__(self, config: Config, n_classes: int, loss_q: float | None = None):
@@ -84,29 +73,15 @@ class Learner:
 
 
 class Training:
-    """What a network learns from, and how.
+    """What a network learns from, and how. `scoring` has its history and the kept epoch.
 
-    Parameters
-    ----------
-    learner : Learner
-        Restarted here.
-    part : str
-        "pretrained" or "fold3". Initial weights, crops and mixup derive from (seed, experiment,
-        part, epoch).
-    examples : Examples
-        What it learns from.
-    validation : Examples
-        What it is scored on after every epoch, with views.
-    schedule : Schedule
-    start : Path, optional
-        Weights to start from, as of the pretraining; initial ones otherwise.
-    watch : callable, optional
-        (batches of scores, their label, number of clips) -> the same batches, for a progress bar.
-
-    Attributes
-    ----------
-    scoring : Scoring
-        With the history and the kept epoch.
+    learner : restarted here
+    part : "pretrained" or "fold3"; initial weights, crops and mixup derive from (seed, experiment,
+        part, epoch)
+    examples : what it learns from
+    validation : what it is scored on after every epoch, with views
+    start : weights to start from, as of the pretraining; initial ones otherwise
+    watch : (batches of scores, their label, number of clips) -> the same batches, for a bar
     """
 
     def __init__(
@@ -127,10 +102,7 @@ class Training:
     def fit(self, *callbacks: keras.callbacks.Callback) -> Kept:
         """Train from the first epoch that the history does not have; the epoch that is kept.
 
-        Raises
-        ------
-        FloatingPointError
-            If loss or scores are not finite.
+        FloatingPointError if loss or scores are not finite.
         """
         first = len(self.scoring.history)
         if not self.scoring.is_over(first):
@@ -170,12 +142,10 @@ class Lq(keras.losses.Loss):
     """The Lq loss: (1 - p^q) / q, where p is the score of what the label says; mean over classes.
 
     Between cross-entropy (q towards 0) and the absolute error (1). A label that the network is sure
-    to be wrong moves it less than with cross-entropy.
+    to be wrong moves it less than with cross-entropy. Published setting: none.
 
-    References
-    ----------
     Zhang and Sabuncu: Generalized cross entropy loss for training deep neural networks with noisy
-    labels, NeurIPS 2018; on sounds, Fonseca et al., ICASSP 2019. Published setting: none.
+    labels, NeurIPS 2018; on sounds, Fonseca et al., ICASSP 2019.
     """
 
     def __init__(self, q: float, name: str = "lq"):
@@ -190,22 +160,13 @@ class Lq(keras.losses.Loss):
 
 
 class Nadam(keras.optimizers.Nadam):
-    """Nadam as Keras 2 had it.
+    """Nadam as Keras 2 had it. Published setting: the default of Keras 2.1.5.
 
     The momentum of step t is 0.9 (1 - 0.96^(schedule_decay t) / 2), which with Keras 2's own decay
-    of 0.004 grows from 0.45 over thousands of steps. Keras 3 dropped the factor: there it is 0.89
-    from step 100 on, and steps on noisy gradients are half as large.
+    of 0.004 grows from 0.45 over thousands of steps. Keras 3 dropped the factor, as if it were 1:
+    there it is 0.89 from step 100 on, and steps on noisy gradients are half as large.
 
-    Parameters
-    ----------
-    learning_rate : float
-    schedule_decay : float
-        1 is Keras 3's optimiser.
-
-    References
-    ----------
-    Dozat: Incorporating Nesterov momentum into Adam, ICLR 2016 workshop. Published setting:
-    the default of Keras 2.1.5.
+    Dozat: Incorporating Nesterov momentum into Adam, ICLR 2016 workshop.
     """
 
     def __init__(self, learning_rate=0.001, schedule_decay=0.004, **kwargs):
@@ -251,11 +212,9 @@ class UnbiasedAverages(keras.callbacks.Callback):
     Neither their initial 0 and 1 nor those of the pretraining count, which at a momentum of 0.99
     would do so for hundreds of batches. While the network learns, which needs no averages, they
     begin at zero: after n batches their weights add up to 1 - momentum^n, by which they are divided
-    before the network is scored or saved.
+    before the network is scored or saved. Published setting: `zero_debias` of Keras 2.1.5.
 
-    References
-    ----------
-    Kingma and Ba: Adam, ICLR 2015, section 3. Published setting: `zero_debias` of Keras 2.1.5.
+    Kingma and Ba: Adam, ICLR 2015, section 3.
     """
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -276,11 +235,8 @@ class UnbiasedAverages(keras.callbacks.Callback):
 class Scoring(keras.callbacks.Callback):
     """After every epoch scores the validation clips with three views each; keeps the best epoch.
 
-    Attributes
-    ----------
-    history : list of rows, one per epoch: HISTORY
-    kept : Kept or None
-        The epoch with the best LRAP among those from `schedule.keep_from` on.
+    `history` has a row of HISTORY per epoch, `kept` is the epoch with the best LRAP among those
+    from `schedule.keep_from` on, or None.
     """
 
     def __init__(self, scorer: Scorer, validation: Examples, schedule: Schedule, label, watch):

@@ -46,10 +46,8 @@ class Calibration:
 def fit(scores: np.ndarray, truth: np.ndarray) -> Calibration:
     """Learn what the scores mean; of more than `MOST_CLIPS` clips, from so many.
 
-    Parameters
-    ----------
-    scores : (clips, classes), in [0, 1]
-        Of networks, or stackers, that did not learn from the clips.
+    scores : (clips, classes), in [0, 1], of networks, or stackers, that did not learn from the
+        clips
     truth : multi-hot (clips, classes)
     """
     if len(scores) > MOST_CLIPS:

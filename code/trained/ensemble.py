@@ -54,13 +54,7 @@ class Ensemble:
         return [file for files in (*self.networks.values(), self.stackers) for file in files]
 
     def find(self, file: File) -> Path:
-        """Where a file is.
-
-        Raises
-        ------
-        MissingResult
-            If it is not there, or not the one that the stackers were trained for.
-        """
+        """Where a file is; MissingResult if it is not there, or not the one that was stacked."""
         path = self.folder / file.path
         if not path.is_file():
             raise MissingResult(f"{path} is missing: run the pipeline again")
@@ -73,10 +67,7 @@ class Ensemble:
     def load(self, scorer: Scorer, fold: int) -> None:
         """Give the scorer of an experiment the weights of one fold.
 
-        Raises
-        ------
-        MissingResult
-            As of `find`, or if they do not fit the network.
+        MissingResult as of `find`, or if they do not fit the network.
         """
         path = self.find(self.networks[scorer.config.name][self.folds.index(fold)])
         with self._of_this_version("networks", "train"):
@@ -94,17 +85,10 @@ class Ensemble:
             ) from error
 
     def stack(self, scores: dict[str, np.ndarray]) -> np.ndarray:
-        """The stackers' scores from those of the experiments.
+        """The stackers' mean scores from those of the experiments, by name: (clips, classes) each.
 
-        Parameters
-        ----------
-        scores : by experiment, (clips, classes) each
-            In the place of an experiment that is missing, the weighted average of the others
-            counts, which then is the average of all.
-
-        Returns
-        -------
-        (clips, classes), the mean over the stackers
+        In the place of an experiment that is missing, the weighted average of the others counts,
+        which then is the average of all.
         """
         average = self.mean(scores)
         channels = [scores.get(config.name, average) for config in self.configs]
@@ -136,12 +120,7 @@ def write(ensemble: Ensemble) -> None:
 def read(folder: Path) -> Ensemble:
     """The ensemble in a folder: the output folder of a run, or a copy of its files.
 
-    Raises
-    ------
-    MissingResult
-        If there is none.
-    InputError
-        If its description is damaged, or of another version of this project.
+    MissingResult if there is none, InputError if its description is damaged, or of another version.
     """
     path = Path(folder) / DESCRIPTION
     if not path.is_file():

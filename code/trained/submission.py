@@ -30,25 +30,14 @@ def make(
 ) -> None:
     """Tag the test clips of a competition, and write the submission, within the budget.
 
-    Parameters
-    ----------
-    folder : Path
-        Where the ensemble is: the dataset that kernel.py wrote, or the output folder of a run.
-    root : Path
-        Somewhere below it are sample_submission.csv and the test clips.
-    path : Path
-        The submission to write.
-    minutes : float
-        The budget, counted from `started`; the last 5 % of it are kept for stacking.
-    started : float, optional
-        `time.monotonic()` when the budget began; now, if not given.
+    folder : where the ensemble is: the dataset that kernel.py wrote, or the output folder of a run
+    root : somewhere below it are sample_submission.csv and the test clips
+    path : the submission to write
+    minutes : the budget; the last 5 % of it are kept for stacking
+    started : `time.monotonic()` when it began; now, if not given
 
-    Raises
-    ------
-    MissingResult, InputError
-        If there is no ensemble, no sample submission with its classes, or none of its clips.
-    PipelineError
-        If no network has worked, so that all scores are equal.
+    MissingResult or InputError if there is no ensemble, no sample submission with its classes, or
+    none of its clips; PipelineError if no network has worked, so that all scores are equal.
     """
     began = time.monotonic() if started is None else started
     deadline = began + 60 * minutes * (1 - RESERVE)
@@ -115,11 +104,8 @@ class Averages:
     The first fold of all experiments comes first, then the second, and so on; of one fold, the
     experiments with the largest weight in the ensemble. Before each network it is seen anew which
     ones fit into the time that is left: where not all do, the last folds of the experiments with
-    the smallest weight wait for the end.
-
-    Attributes
-    ----------
-    scores : dict of experiment -> float32 (clips, classes), of those that have worked
+    the smallest weight wait for the end. `scores` has float32 (clips, classes) by experiment, of
+    those that have worked.
     """
 
     def __init__(self, ensemble: Ensemble, batches: list[dict], deadline: float):

@@ -162,15 +162,9 @@ class Tagger:
     ) -> list[tuple[float, float, np.ndarray]]:
         """Scores of windows of a long clip, each tagged as a clip of its own.
 
-        Parameters
-        ----------
-        waveform, sample_rate : as `tag` takes them
-        window, hop : float
-            Seconds. The last window ends with the clip.
+        window, hop : seconds; the last window ends with the clip
 
-        Returns
-        -------
-        list of (start, end, scores): seconds, seconds, float32 (classes,)
+        Gives a list of (start, end, scores): seconds, seconds, float32 (classes,).
         """
         length, step = round(window * sample_rate), round(hop * sample_rate)
         if length < 1 or step < 1:
@@ -178,11 +172,10 @@ class Tagger:
         last = max(len(waveform) - length, 0)
         starts = [*range(0, last, step), last]
         parts = [waveform[start : start + length] for start in starts]
+        scores = self.scores(parts, sample_rate)
         return [
-            (start / sample_rate, (start + len(part)) / sample_rate, scores)
-            for start, part, scores in zip(
-                starts, parts, self.scores(parts, sample_rate), strict=True
-            )
+            (start / sample_rate, (start + len(part)) / sample_rate, one)
+            for start, part, one in zip(starts, parts, scores, strict=True)
         ]
 
     def segments(
@@ -192,12 +185,7 @@ class Tagger:
         return self.merged(self.timeline(waveform, sample_rate, window, hop))
 
     def merged(self, windows: Sequence[tuple[float, float, np.ndarray]]) -> list[Segment]:
-        """Windows that follow and touch one another, joined where they have a tag; by start.
-
-        Parameters
-        ----------
-        windows : as `timeline` gives them
-        """
+        """Windows of a `timeline`, joined where they follow and touch, and have a tag; by start."""
         scores = np.reshape([scores for *_, scores in windows], (-1, len(self.classes)))
         probabilities = self.calibration.probabilities(scores)
         present, segments = self.calibration.present(probabilities), []
