@@ -1,18 +1,24 @@
 """Fixtures: small datasets of known sounds, a tiny profile, and stages run in this process."""
 
 import contextlib
+import fcntl
 import importlib
 import io
+import json
+import os
 import random
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
 
 import config
+from clips import prepare
 from clips import store as clipstore
 from runs import command_line
 from runs.run import Run
@@ -38,6 +44,32 @@ TINY = {
     "training": config.Schedule(2, milestones=(1,), mixup_prob=0.6),
     "stacker_epochs": 20,
 }
+
+
+# The files of tests that take minutes, the longest first: else one process waits for the other.
+LONGEST = (
+    *("test_interruption", "test_tag", "test_search", "test_tasks", "test_resume", "test_report"),
+    *("test_pipeline", "test_results", "test_precision", "test_training", "test_scoring"),
+    "test_space",
+)
+# A machine that is busy takes its time.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
+
+
+def pytest_collection_modifyitems(items):
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+@pytest.fixture
+def decoded_here(monkeypatch):
+    """Clips are prepared in this process: to start others takes seconds, each time."""
+
+    def prepare_all(files, settings):
+        return (prepare.prepare(file, settings) for file in files)
+
+    monkeypatch.setattr(prepare, "prepare_all", prepare_all)
 
 
 @pytest.fixture(autouse=True)
@@ -149,20 +181,35 @@ def run_of(*arguments) -> Run:
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory, make_clips, tiny_profile, run_stage):
     """A whole run: its folder, clips, arguments, and what each stage printed. Leave it whole."""
-    root = tmp_path_factory.mktemp("run")
     made = make_clips(sizes={"curated": 20, "noisy": 12, "test": 8})
-    made.write(root / "input")
-    # Two test clips that no decoder reads.
-    (root / "input" / "audio_test" / "test02.wav").write_bytes(b"")
-    (root / "input" / "audio_test" / "test03.wav").write_bytes(b"no audio")
-    arguments = ("--input", root / "input", "--output", root / "out", "--profile", tiny_profile)
-    printed = {}
-    for stage in command_line.STAGES:
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            run_stage(stage, *arguments)
-        printed[stage] = out.getvalue(), err.getvalue()
-    return root, made, arguments, printed
+
+    def arguments(root):
+        return "--input", root / "input", "--output", root / "out", "--profile", tiny_profile
+
+    def run_once(root):
+        made.write(root / "input")
+        # Two test clips that no decoder reads.
+        (root / "input" / "audio_test" / "test02.wav").write_bytes(b"")
+        (root / "input" / "audio_test" / "test03.wav").write_bytes(b"no audio")
+        printed = {}
+        for stage in command_line.STAGES:
+            out, err = io.StringIO(), io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                run_stage(stage, *arguments(root))
+            printed[stage] = out.getvalue(), err.getvalue()
+        (root / "printed.json").write_text(json.dumps(printed))
+
+    # One for both processes of pytest-xdist, of which each has a copy.
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    with shared.with_suffix(".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if not (shared / "printed.json").exists():
+            run_once(shared)
+    root = tmp_path_factory.mktemp("run") / "finished"
+    shutil.copytree(shared, root)
+    printed = (root / "printed.json").read_text().replace(str(shared), str(root))
+    return root, made, arguments(root), json.loads(printed)
 
 
 @pytest.fixture

@@ -79,6 +79,7 @@ def test_profiles_override_known_settings_for_every_experiment(profile):
 
 IMPOSSIBLE = {
     "n_folds": [0, 1],
+    "n_views": [2],
     "batch_size": [0],
     "crop_samples": [0, -5],
     "sample_rate": [0],

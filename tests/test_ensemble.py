@@ -14,6 +14,10 @@ from clips.dataset import Dataset, Split
 from config import Config
 from solution import folds, metrics
 from solution.stacker import stack, stacker_input, train_stacker
+from solution.training import Kept
+from storage import read_scores
+from trained import calibration
+from trained import ensemble as trained
 
 N_CLASSES, N_MODELS = 5, 3
 
@@ -180,6 +184,42 @@ def test_what_the_labels_of_test_clips_told_goes_with_them(finished_run, run_sta
     run_stage("ensemble", *folders, *arguments[4:])
     assert (tmp_path / "run/out/submission.csv").is_file()
     assert not (tmp_path / "run/out/calibration.csv").exists()
+
+
+def test_tables_and_weights_are_of_the_stackers_they_are_called_after(
+    finished_run, run_stage, tmp_path, monkeypatch
+):
+    """With stackers that differ: so few clips leave them all as they began."""
+    root, made, arguments, _ = finished_run
+    out = shutil.copytree(root / "out", tmp_path / "out")
+    rng, kept, fitted, fit = np.random.default_rng(0), [], [], calibration.fit
+
+    def drawn(inputs, truth, learnt, validated, *_):
+        weights = [rng.uniform(0, 1, shape) for shape in ((3, 3, 1), (3, 3))]
+        kept.append(Kept(1, 0.5, weights, stack(inputs[validated], [weights])))
+        return kept[-1]
+
+    monkeypatch.setattr(ensemble, "train_stacker", drawn)
+    monkeypatch.setattr(calibration, "fit", lambda *one: fitted.append(one[0]) or fit(*one))
+    run_stage("ensemble", *arguments[:2], "--output", out, *arguments[4:], "--force")
+    for ours, theirs in zip(kept[::2], trained.read(out).stacker_weights, strict=True):
+        for one, other in zip(ours.weights, theirs, strict=True):
+            np.testing.assert_allclose(other, one, rtol=1e-6)
+    of_folds = pd.read_csv(out / "folds.csv")["fold"].to_numpy()
+    parts = [read_scores(out / f"predictions/{name}/oof.csv") for name in ("v1mix", "max3exam")]
+    inputs = stacker_input([part.to_numpy() for part in parts], [2.1, 1.9])
+    oof = read_scores(out / "oof.csv").to_numpy()
+    for fold in (0, 1):
+        own, (validated, held_out) = of_folds == fold, kept[2 * fold : 2 * fold + 2]
+        np.testing.assert_allclose(oof[own], validated.scores, rtol=1e-5)
+        expected = stack(inputs[own], [held_out.weights])  # probabilities are learnt from these
+        np.testing.assert_allclose(fitted[-1][own], expected, rtol=1e-5)
+    table = pd.read_csv(out / "scores.csv", index_col="model")
+    scores, labels = read_scores(out / "submission.csv"), made.tables["test"]["labels"]
+    truth = labels.str.get_dummies(",")[scores.columns].to_numpy()
+    for first, usage in enumerate(("Public", "Private")):  # by turns
+        expected = metrics.lwlrap(truth[first::2], scores.to_numpy()[first::2])
+        assert table.loc["ensemble", f"test lwlrap {usage}"] == pytest.approx(expected)
 
 
 def test_lifts_the_average_of_real_scores(needs_fsdkaggle2019):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import functools
 import json
 import os
 import pickle
@@ -19,6 +20,7 @@ from joblib.externals.loky import get_reusable_executor
 import config
 import ensemble
 import storage
+from clips import demo
 from conftest import run_of
 from messages import InputError
 from runs import command_line, resume, work
@@ -61,13 +63,14 @@ def test_every_curated_clip_is_scored_by_the_network_of_its_fold(finished):
     folds = pd.read_csv(root / "out" / "folds.csv", index_col="fname")["fold"]
     assert list(folds.index) == list(made.tables["curated"]["fname"])
     for experiment in ("v1mix", "max3exam"):
+        parts = []
         for fold in (0, 1):
-            oof = pd.read_csv(
-                root / "out" / "models" / experiment / f"fold{fold}.scores.csv", index_col="fname"
-            )
-            assert list(oof.index) == list(folds.index[folds == fold])
-        gathered = root / "out" / "predictions" / experiment / "oof.csv"
-        assert list(pd.read_csv(gathered)["fname"]) == list(folds.index)
+            path = root / "out" / "models" / experiment / f"fold{fold}.scores.csv"
+            parts.append(storage.read_scores(path))
+            assert list(parts[-1].index) == list(folds.index[folds == fold])
+        gathered = storage.read_scores(root / "out" / "predictions" / experiment / "oof.csv")
+        assert list(gathered.index) == list(folds.index)
+        pd.testing.assert_frame_equal(gathered, pd.concat(parts).loc[folds.index])
 
 
 @pytest.fixture
@@ -344,6 +347,18 @@ def test_unknown_experiments_and_folds(finished, run_stage, arguments, message):
         run_stage("train", *finished[2], *arguments)
 
 
+def test_without_a_dataset_a_synthetic_one_is_made_once(clips, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command_line, "PROJECT", tmp_path)
+    few = functools.partial(demo.make_demo_dataset, n_curated=6, n_noisy=4, n_test=2)
+    monkeypatch.setattr(demo, "make_demo_dataset", few)
+    for making in ("making a", "using the"):
+        run = run_of("--output", tmp_path / "out")
+        assert f"No dataset in {tmp_path / 'input'}: {making} synthetic" in capsys.readouterr().out
+        assert (run.profile, len(run.dataset["curated"])) == ("demo", 6)
+    clips.write(tmp_path / "input")
+    assert run_of("--output", tmp_path / "out").profile == "published"
+
+
 def test_folds_that_are_no_numbers(run_stage, capsys):
     with pytest.raises(SystemExit):
         run_stage("train", "--folds", "0,x")
@@ -365,6 +380,7 @@ def test_experiments_of_one_folder_have_the_same_folds(finished, run_stage, monk
         run_stage("preprocess", *finished[2], "--experiments", "v1mix,mine")
 
 
+@pytest.mark.usefixtures("decoded_here")
 class TestUnreadableTrainingClips:
     @pytest.fixture
     def arguments(self, clips, tmp_path, tiny_profile):
@@ -458,6 +474,7 @@ def test_own_clips_without_noisy_and_test_set(clips, tmp_path, tiny_profile, run
     assert pd.read_csv(tmp_path / "out" / "oof.csv").shape == (12, 4)
 
 
+@pytest.mark.usefixtures("decoded_here")
 class TestGroups:
     """Clips of one recording, by the table's column."""
 
@@ -518,6 +535,7 @@ class TestGroups:
         assert seen == [(6, 6), (3, 3)] * 2  # those of the second kind know nothing of six clips
 
 
+@pytest.mark.usefixtures("decoded_here")
 class TestTooLittle:
     """Said before hours of work."""
 
@@ -654,7 +672,7 @@ class TestEnds:
             assert "is on a disk without locks: start no second run" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--folds=x", "--folds=1.5", "--profile=huge", "--wrong"])
+@pytest.mark.parametrize("option", ["--folds=1.5", "--profile=huge", "--wrong"])
 def test_faulty_options_are_one_line(run_stage, option, capsys):
     with pytest.raises(SystemExit) as caught:
         run_stage("train", option)

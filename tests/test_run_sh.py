@@ -302,6 +302,15 @@ def test_interrupt_ends_the_stage_and_starts_no_other(installed):
         os.kill(int(stage), 0)
 
 
+def test_stages_know_which_others_run(installed):
+    telling = FAKE_PYTHON.replace("stage=", 'echo "of: $RUN_SH_STAGES" >>$LOG; stage=', 1)
+    (installed.root / ".venv/bin/python").write_text(telling)
+    for arguments, stages in ((["train"], "train"), ([], " ".join(STAGES))):
+        installed.log.write_text("")
+        installed.run(*arguments)
+        assert set(installed.logged("of: ")) == {f"of: {stages}"}
+
+
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_signal_to_the_shell_alone_ends_the_stage_too(installed, shell):
     installed.shell = shell

@@ -3,12 +3,16 @@
 import dataclasses
 import importlib.util
 import io
+import itertools
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,8 +51,13 @@ def tagger(root):
 
 
 @pytest.fixture
-def run_tag(root, monkeypatch, capsys):
+def run_tag(root, tagger, monkeypatch, capsys, request):
     """Call tag.py with arguments: exit status, what it printed, and its errors."""
+    if "of_each_file" not in request.node.name:  # one test makes what all others share
+        monkeypatch.setattr(
+            "trained.tagger.Tagger",
+            lambda folder, *chosen: Tagger(folder, *chosen) if any(chosen) else tagger,
+        )
 
     def run(*arguments, stdin=b""):
         monkeypatch.setattr(
@@ -170,6 +179,22 @@ class TestTagger:
     def test_channels_are_not_taken_for_clips(self, tagger):
         with pytest.raises(ValueError, match="take the mean over the channels"):
             tagger.probabilities(np.zeros((100, 2), np.float32), RATE)
+
+    def test_calls_from_several_threads_wait_for_one_another(self, tagger, root, monkeypatch):
+        waves, order, score = [waveform(root, number) for number in (0, 1, 4)], [], Scorer.score
+        expected = [tagger.tag(wave, RATE) for wave in waves]
+
+        def slowly(scorer, inputs):
+            order.append(threading.get_ident())
+            time.sleep(0.02)
+            return score(scorer, inputs)
+
+        monkeypatch.setattr(Scorer, "score", slowly)
+        with ThreadPoolExecutor(3) as threads:
+            found = [*threads.map(lambda wave: tagger.tag(wave, RATE), waves)]
+        assert 1 < len(set(order)) == len([*itertools.groupby(order)])
+        for tags, alone in zip(found, expected, strict=True):
+            assert tags == pytest.approx(alone, abs=CLOSE["atol"])
 
     def test_one_waveform_is_not_taken_for_clips(self, tagger):
         with pytest.raises(ValueError, match="expected a list of waveforms, got one"):
@@ -374,6 +399,12 @@ class TestCommandLine:
             assert [int(one[2]) / 100 for one in said] == pytest.approx(
                 list(expected.values()), abs=0.01 + CLOSE["atol"]
             )
+
+    def test_one_network_can_be_asked_alone(self, run_tag, root):
+        _, out, _ = run_tag(clip(root, 0), "--experiments", "v1mix", "--folds", "0", "--json")
+        expected = table(root / "out" / "models" / "v1mix" / "fold0.test.csv").iloc[0]
+        for tag_, values in json.loads(out)[0]["tags"].items():
+            assert values["score"] == pytest.approx(expected[tag_], abs=1e-4 + CLOSE["atol"])
 
     def test_unreadable_files_are_named_and_the_rest_goes_on(self, run_tag, root, tmp_path):
         status, out, err = run_tag(

@@ -179,3 +179,5 @@ def test_interruption_is_one_line_and_releases_the_folder(context, make_clips, t
     text = log.read_text()
     assert "stopped; the same command goes on from here" in text
     assert "Traceback" not in text
+    with command_line.locked(tmp_path / "out"):
+        pass

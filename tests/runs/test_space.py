@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -75,7 +76,7 @@ def test_too_little_memory_is_warned_of(arguments, tmp_path, run_stage, monkeypa
 
 
 @pytest.fixture
-def arguments(clips, tmp_path, tiny_profile):
+def arguments(clips, tmp_path, tiny_profile, decoded_here):
     clips.write(tmp_path / "in")
     return ["--input", tmp_path / "in", "--profile", tiny_profile, "--output"]
 
@@ -251,3 +252,25 @@ def test_a_stage_ends_with_the_run_sh_that_started_it(clips, tmp_path):
             return
         time.sleep(0.1)
     pytest.fail("the stage still holds the folder")
+
+
+def test_all_of_a_run_is_counted_but_what_is_there(finished_run, tmp_path, monkeypatch):
+    run = run_of(*finished_run[2])
+    scored = [run.views(split, run.configs[0]).path(".f32") for split in ("curated", "test")]
+    n = len(run.dataset["curated"]) + len(run.dataset["test"])
+    assert space.views_bytes(n, run.configs[0]) == sum(path.stat().st_size for path in scored)
+    (tmp_path / "mine.json").write_text('{"frontend": "logmel"}')
+    other = run_of(*finished_run[2], "--settings", tmp_path / "mine.json")
+    samples = sum(run.store(split).n_samples.sum() for split in run.dataset.splits)
+    more = space.needed_bytes(other) - space.needed_bytes(run)
+    assert more == pytest.approx(2 * 64 * samples / 1000, rel=0.15)  # float16, 64 bands, hop 1000
+    left = space.needed_bytes(run) - space.present_bytes(run)
+    for free in (left, left - 1):
+        usage = SimpleNamespace(free=free)
+        monkeypatch.setattr(space.shutil, "disk_usage", lambda _, usage=usage: usage)
+        with (
+            contextlib.nullcontext()
+            if free == left
+            else pytest.raises(PipelineError, match="of disk space left")
+        ):
+            space.require(run)

@@ -4,6 +4,7 @@ Trainings on workers that are killed: `test_interruption.py`.
 """
 
 import dataclasses
+import fcntl
 import os
 import random
 import shutil
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dask
@@ -257,12 +259,30 @@ def test_no_scheduler_is_one_line(tmp_path):
 
 def test_clips_come_in_order_and_few_wait(run):
     """Workers do not run ahead of the writer."""
-    batches, taken = iter(range(40)), []
+    batches, taken, found = iter(range(40)), [], []
     for number in tasks.in_order(run, twice, (taken.append(n) or n for n in batches), 10):
-        assert number == 2 * (len(taken) - len(taken) + number // 2)
-        assert len(taken) <= number // 2 + 1 + tasks.BATCHES_FOR_EACH * 2
+        found.append(number)
+        assert len(taken) <= len(found) + tasks.BATCHES_FOR_EACH * 2
         time.sleep(0.01)
-    assert taken == list(range(40))
+    assert found == [2 * n for n in taken] == [2 * n for n in range(40)]
+
+
+def test_no_two_processes_make_one_result_at_once(run, capsys):
+    (run.root / tasks.FOLDER).mkdir()
+    said = []
+
+    def is_waiting():
+        said.append(capsys.readouterr().out)
+        return "waits for another process" in "".join(said)
+
+    with ThreadPoolExecutor(1) as thread:
+        with (run.root / tasks.FOLDER / "a.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            working = thread.submit(tasks.run_all, run, [task("a")])
+            wait_until(is_waiting)
+            assert not begun(run.root, "a")
+        working.result(30)
+    assert len(begun(run.root, "a")) == 1
 
 
 def twice(run, number, _):
@@ -280,10 +300,9 @@ def test_workers_are_asked_for_more_whenever_they_are_free(run):
 
 
 def test_a_worker_that_starts_anew_leaves_nothing_to_be_done_again(run):
-    lengths = {"short": 0.5, "long": 12.0, "another": 0.5}
-    asks = ((name, name, (name, seconds)) for name, seconds in lengths.items())
+    asks = ((name, name, (name,)) for name in ("short", "until another has begun", "another"))
     found = dict(tasks.whenever_free(run, think, lambda: next(asks, None), 3))
-    assert {name: begun(run.root, name) for name in lengths} == {
+    assert {name: begun(run.root, name) for name in found} == {
         name: [str(process)] for name, process in found.items()
     }
 
@@ -294,6 +313,8 @@ def think(run, name, seconds=0.0) -> int:
     with (run.root / f"{name}.begun").open("a") as file:
         file.write(f"{os.getpid()}\n")
     time.sleep(seconds)
+    if name.startswith("until"):
+        wait_until(lambda: begun(run.root, "another"))
     return os.getpid()
 
 
@@ -381,7 +402,7 @@ def test_each_gpu_has_a_worker_that_listens_to_this_machine_only(tmp_path, monke
     monkeypatch.setattr(gpus, "usable", lambda: ["3", "GPU-5", "6"])
     monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     run = make_run(tmp_path)
-    tasks.run_all(run, [task("a", 3.0), task("listening", 1.0, note_listeners)])
+    tasks.run_all(run, [task("a", 0.0, wait_for_listening), task("listening", 1.0, note_listeners)])
     seen = {begun(tmp_path, name)[0].split()[1] for name in ("a", "listening")}
     assert seen == {"3", "GPU-5"}  # no more workers than tasks
     listening = (tmp_path / "listeners").read_text().split()
@@ -390,6 +411,10 @@ def test_each_gpu_has_a_worker_that_listens_to_this_machine_only(tmp_path, monke
     asks = ((name, name, (name,)) for name in "xyz")
     found = dict(tasks.whenever_free(run, think, lambda: next(asks, None), 3))
     assert len(set(found.values())) == 3  # trials start them anew
+
+
+def wait_for_listening(run):
+    wait_until(lambda: begun(run.root, "listening"))  # at the other worker
 
 
 def note_listeners(run):
@@ -406,20 +431,20 @@ def note_listeners(run):
 @pytest.fixture
 def second_host():
     """A network namespace with a cable to this one: (its name, this end's address)."""
-    name = f"dask{os.getpid() % 100_000}"
+    name, network = f"dask{os.getpid() % 100_000}", f"10.77.{os.getpid() % 250}"
     commands = [
         f"ip netns add {name}",
         f"ip link add {name}a type veth peer name {name}b netns {name}",
-        f"ip addr add 10.77.6.1/30 dev {name}a",
+        f"ip addr add {network}.1/30 dev {name}a",
         f"ip link set {name}a up",
-        f"ip -n {name} addr add 10.77.6.2/30 dev {name}b",
+        f"ip -n {name} addr add {network}.2/30 dev {name}b",
         f"ip -n {name} link set {name}b up",
         f"ip -n {name} link set lo up",
     ]
     try:
         if not shutil.which("ip") or any(subprocess.call(line.split()) for line in commands):
             pytest.skip("no network namespaces here, for a second host")
-        yield name, "10.77.6.1"
+        yield name, f"{network}.1"
     finally:
         subprocess.call(["ip", "netns", "del", name])
 

@@ -149,6 +149,31 @@ def test_averages_are_those_of_keras_2_after_each_epoch(learnt, tmp_path, interr
     assert n == 3 * begun.n_batches
 
 
+def test_no_average_remembers_what_was_before(learnt, tmp_path):
+    """Those of the convolutions neither."""
+    learner = Learner(dataclasses.replace(CONFIG, precision="float32"), 2)
+    branches = map(learner.model.get_layer, ("crop_branch", "clip_branch"))
+    norms = [
+        layer
+        for branch in branches
+        for layer in branch.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    assert len(norms) == 10
+    learner.restart("fold0")
+    start, path, ends = learner.network.get_weights(), tmp_path / "start.weights.h5", []
+    for mean, variance in ((0.0, 1.0), (-50.0, 900.0)):
+        learner.network.set_weights(start)
+        for norm in norms:
+            norm.moving_mean.assign(np.full(norm.moving_mean.shape, mean))
+            norm.moving_variance.assign(np.full(norm.moving_variance.shape, variance))
+        learner.network.save_weights(path)
+        Training(learner, "fold0", learnt, learnt, ONCE, path).fit()
+        ends.append([average for norm in norms for average in norm.get_weights()[2:]])
+    for one, other in zip(*ends, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
 def test_running_averages_after_three_steps(learnt):
     config = dataclasses.replace(CONFIG, precision="float32")
     model = Learner(config, 2).model

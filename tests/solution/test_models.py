@@ -59,22 +59,6 @@ def test_log_mel_front_end_has_the_same_network():
 
 
 @pytest.mark.parametrize(
-    "setting",
-    [
-        {"frontend": "mfcc"},
-        {"masked_mels": 1},
-        {"n_views": 2},
-        {"stem": "wide"},
-        {"pooling": ("x", "x")},
-        {"precision": "half"},
-    ],
-)
-def test_unknown_settings_are_refused(setting):
-    with pytest.raises(ValueError, match="must be"):
-        build_tagger(dataclasses.replace(config.EXPERIMENTS["v1mix"], **setting), 80)
-
-
-@pytest.mark.parametrize(
     ("setting", "name"), [("global_features", "global_feat"), ("clip_length", "length")]
 )
 def test_the_head_is_not_to_see_what_a_setting_leaves_out(setting, name):
