@@ -1,6 +1,7 @@
 """How fast and how frugal, against plain references measured in the same run.
 
-    .venv/bin/python tests/benchmark.py [training] [prediction] [features] [preprocessing] [memory]
+    .venv/bin/python tests/benchmark.py [training] [prediction] [features] [preprocessing] [reading]
+        [memory]
     .venv/bin/python tests/benchmark.py cluster
 
 All parts but the last by default: ten minutes on two cores with bfloat16, half an hour on two
@@ -8,6 +9,7 @@ without. Each figure is the median of several runs, ours and the reference's by 
 asserted: the equality of results is what the tests are for.
 """
 
+import builtins
 import contextlib
 import dataclasses
 import functools
@@ -26,6 +28,7 @@ import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "code"))
 
@@ -40,20 +43,25 @@ import pandas as pd
 import soundfile as sf
 
 import config
+import storage
+from clips import store
 from clips.dataset import Split
 from clips.demo import make_demo_dataset
 from clips.files import ClipFile
+from clips.prepare import prepare_waveform
 from clips.store import ClipStore
 from cluster import processes, start_scheduler, worker
 from fast import precision
 from fast.layers import Conv2D, FusedBatchNormalization
 from runs import space
+from solution import crops
 from solution.crops import Examples, prefetch, training_batches
 from solution.features import PERCENTILES, global_features
 from solution.folds import assign_folds
 from solution.models import build_tagger, front_end
 from solution.scoring import Scorer
 from solution.training import Learner
+from storage import Checkpoint
 
 CODE = Path(config.__file__).parent
 RATE = 44100
@@ -80,6 +88,39 @@ def by_turns(*functions, seconds=60.0, at_least=3):
 
 def row(what, ours, reference, unit, more=""):
     print(f"{what:44s} {ours:9.4g} {unit:10s} reference {reference:9.4g}  {more}", flush=True)
+
+
+def reading(n_clips=160, latency=0.003):
+    """Crops for training from a disk that takes a while to answer, one by one and as they are."""
+    rng, folder = np.random.default_rng(0), Path(tempfile.mkdtemp())
+    waveforms = (rng.normal(0, 0.1, 6 * RATE).astype(np.float32) for _ in range(n_clips))
+    with store.Writer(folder, {"sample_rate": RATE}, Checkpoint(folder / "x", "")) as writer:
+        for number, waveform in enumerate(waveforms):
+            writer.append(str(number), prepare_waveform(waveform))
+    labels = np.eye(N_CLASSES, dtype=np.int8)[np.arange(n_clips) % N_CLASSES]
+    examples = Examples(ClipStore(folder), np.arange(n_clips), labels)
+    once, read = dataclasses.replace(V1MIX.training, epochs=1), storage.Rows._read
+
+    def late(*args):
+        time.sleep(latency)
+        return read(*args)
+
+    def epoch():
+        for _ in prefetch(training_batches(examples, V1MIX, once, "fold0")):
+            pass
+
+    def one_by_one():
+        with (
+            mock.patch.object(crops, "_readers", builtins),  # whose `map` does it so
+            mock.patch.object(storage, "_readers", builtins),
+        ):
+            epoch()
+
+    for disk, reads in (("memory", read), (f"a disk that takes {1000 * latency:g} ms", late)):
+        with mock.patch.object(storage.Rows, "_read", reads):
+            ours, reference = by_turns(epoch, one_by_one, seconds=10)
+        row(f"reading crops from {disk}", n_clips / ours, n_clips / reference, "crops/s")
+    shutil.rmtree(folder)
 
 
 # --- networks -------------------------------------------------------------------------------------
@@ -489,6 +530,7 @@ def two_million_clips(n_clips=2_000_000, seconds=10):
 PARTS = {
     "features": [features],
     "preprocessing": [preprocessing],
+    "reading": [reading],
     "prediction": [prediction],
     "training": [pipeline, parts_of_a_step, training],
     "memory": [growth, step_memory],
