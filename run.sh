@@ -240,7 +240,7 @@ if (mkdir -p -- "$output" && : >>"$output/.lock") 2>/dev/null; then
     exec 9>>"$output/.lock"
     export RUN_SH_LOCK=9
 fi
-export RUN_SH_STAGES="$stages" # workers do two of them in one go
+export RUN_SH_PROCESS=$$ RUN_SH_STAGES="$stages" # workers do two of them in one go
 # A stage runs in the caller's directory, from which relative paths are meant. A signal that reaches
 # this shell alone ends the stage too; an interrupted `wait` leaves that to the trap.
 for stage in $stages; do

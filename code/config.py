@@ -279,8 +279,8 @@ def experiments(
 ) -> list[Config]:
     """The configurations to run: those named, or the profile's own, with its overrides applied.
 
-    What an experiment sets itself counts before the profile, and `settings`, as of `overridden`,
-    before both.
+    What an experiment sets otherwise than published counts before the profile, and `settings`, as
+    of `overridden`, before both.
 
     KeyError if the profile or an experiment does not exist, ValueError if settings are impossible.
     """

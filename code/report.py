@@ -25,6 +25,10 @@ def main(run: Run) -> None:
         run.noisy_scores.require()
     said = "see"
     if run.is_pending(run.report):
+        run.clips("curated").require()
+        for config in run.configs:
+            for fold in run.folds:
+                run.fold(config, fold).require()
         run.report.unseal()
         write_report(run)
         run.report.seal()

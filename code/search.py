@@ -171,7 +171,9 @@ def table(known: optuna.Study) -> pd.DataFrame:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command_line.parser(__doc__.splitlines()[0], "one, the profile's first", folds="0")
+    parser = command_line.parser(
+        __doc__.splitlines()[0], "one, the first of these in the profile", folds="0"
+    )
     parser.add_argument(
         "--trials",
         type=command_line.number,

@@ -20,7 +20,7 @@ import messages
 
 BLOCK_BYTES = 1 << 22
 SECONDS_BETWEEN = 10  # of what is not saved after every epoch or batch of clips
-_readers = ThreadPoolExecutor(16)  # a disk in the network takes as long for many rows as for one
+READERS = 16  # threads: a disk in the network takes as long for many rows as for one
 # For pandas, whose default is off by a bit in the last place.
 AS_WRITTEN = {"keep_default_na": False, "float_precision": "round_trip"}
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # of some network disks
@@ -157,7 +157,8 @@ class Rows:
         if isinstance(index, slice):
             return self._read(*index.indices(len(self))[:2])
         index = np.asarray(index)
-        rows = [*_readers.map(lambda i: self._read(i, i + 1), index.ravel().tolist())]
+        with ThreadPoolExecutor(READERS) as threads:
+            rows = [*threads.map(lambda i: self._read(i, i + 1), index.ravel().tolist())]
         return np.array(rows, self._dtype).reshape(*index.shape, *self.shape[1:])
 
     def _read(self, first: int, last: int) -> np.ndarray:

@@ -9,7 +9,6 @@ without. Each figure is the median of several runs, ours and the reference's by 
 asserted: the equality of results is what the tests are for.
 """
 
-import builtins
 import contextlib
 import dataclasses
 import functools
@@ -110,10 +109,7 @@ def reading(n_clips=160, latency=0.003):
             pass
 
     def one_by_one():
-        with (
-            mock.patch.object(crops, "_readers", builtins),  # whose `map` does it so
-            mock.patch.object(storage, "_readers", builtins),
-        ):
+        with mock.patch.multiple(crops, READERS=1), mock.patch.multiple(storage, READERS=1):
             epoch()
 
     for disk, reads in (("memory", read), (f"a disk that takes {1000 * latency:g} ms", late)):

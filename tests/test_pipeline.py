@@ -378,6 +378,8 @@ def test_experiments_of_one_folder_have_the_same_folds(finished, run_stage, monk
     monkeypatch.setitem(config.EXPERIMENTS, "mine", other)
     with pytest.raises(SystemExit, match=r"differ in n_folds \(2 in v1mix, 3 in mine\)"):
         run_stage("preprocess", *finished[2], "--experiments", "v1mix,mine")
+    with pytest.raises(SystemExit, match="run preprocess again: folds"):  # not refused alone
+        run_stage("train", *finished[2], "--experiments", "mine")
 
 
 @pytest.mark.usefixtures("decoded_here")

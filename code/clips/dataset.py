@@ -87,11 +87,10 @@ def load(root: Path) -> Dataset:
 
     splits, located, present = {}, set(), {}
     for name in ("curated", "noisy"):
-        fnames, files = [], []
+        fnames, files, clips = [], [], ClipIndex(root, name, skip_damaged=not len(tables[name]))
         if len(tables[name]):
-            clips = ClipIndex(root, name)
             fnames, files = locate(clips, tables[name], located)
-            present |= clips.paths
+        present |= clips.paths
         labels, groups = multi_hot(tables[name], classes, source), _groups(tables[name])
         splits[name] = Split(fnames, files, labels, groups=groups)
         located.update(files)
@@ -100,7 +99,7 @@ def load(root: Path) -> Dataset:
     if not len(splits["curated"]):
         raise InputError(f"{tables['curated'].attrs['path']}: has no rows, so nothing to train on")
     for name in ("noisy", "test"):
-        warnings += _heard_before(splits["curated"], tables[name], name)
+        warnings += _heard_before(tables["curated"], tables[name], name)
     if "fname" in classes:
         raise InputError(f"a class of {source} is called 'fname', like the column of file names")
     if len(classes) < 2:
@@ -143,10 +142,10 @@ def describe(dataset: Dataset) -> str:
     return "\n".join([head, *lines])
 
 
-def _heard_before(curated: Split, table: pd.DataFrame, name: str) -> list[str]:
+def _heard_before(curated: pd.DataFrame, table: pd.DataFrame, name: str) -> list[str]:
     """A warning of clips that are of one recording with curated ones, and in another table."""
-    groups = _groups(table)
-    n = 0 if groups is None or curated.groups is None else np.isin(groups, curated.groups).sum()
+    known, groups = (one.get("group", pd.Series(dtype=str)).map(same) for one in (curated, table))
+    n = groups.isin({*known} - {""}).sum()
     told = {"noisy": "pretraining hears what is then scored out of fold", "test": "scores flatter"}
     return [f"{n} {name} clips are of groups of curated ones: {told[name]}"] if n else []
 
@@ -161,9 +160,10 @@ def _groups(table: pd.DataFrame) -> np.ndarray | None:
 
 def _unnamed(present: dict[ClipFile, str], located: Iterable[ClipFile]) -> list[str]:
     """A warning of clips that are there and that no table names: perhaps they were forgotten."""
-    named = {present[file] for file in located}
-    others = {path for path in present.values() if not is_hidden(path)} - named
-    clips = sorted(path for path in others if os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES)
+    named = {os.path.basename(present[file]) for file in located}
+    others = {path for path in present.values() if os.path.basename(path) not in named}
+    audio = {path for path in others if os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES}
+    clips = sorted(path for path in audio if not is_hidden(path))
     return [f"{len(clips)} clips are in no table: {first_few(clips)}"] if clips else []
 
 

@@ -18,9 +18,9 @@ import numpy as np
 
 import messages
 import storage
+from clips.store import Clips
 from config import FRONT_END_SETTINGS, VIEW_SETTINGS, Config
 from solution import crops
-from solution.crops import Clips
 from storage import Checkpoint
 
 

@@ -22,7 +22,8 @@ import pandas as pd
 
 import storage
 from clips.prepare import PreparedClip
-from solution.crops import Clips
+from config import FRONT_END_SETTINGS, Config
+from solution import logmel
 from solution.features import N_FEATURES, NUM_STEPS
 from storage import Checkpoint
 
@@ -105,6 +106,50 @@ def _row(fname: str, clip: PreparedClip, first_sample: int, settings: dict) -> C
     return ClipRow(fname, first_sample, len(clip.samples), length, clip.scale, clip.fault)
 
 
+class Clips:
+    """Prepared clips, for reading: `solution.crops.Clips`.
+
+    table : with the columns of `ClipRow`
+    samples, features : arrays, or rows that are read when they are asked for
+    """
+
+    def __init__(self, table: pd.DataFrame, samples, features):
+        self.fnames, self.faults = list(table["fname"]), list(table["fault"])
+        self.features, self._samples = features, samples  # features: float32 (clips, 128, 12)
+        self._first_sample = table["first_sample"].to_numpy()
+        self._scale = table["scale"].to_numpy(np.float32)
+        self.n_samples = table["n_samples"].to_numpy()  # int (clips,), as is n_frames
+        self.lengths = table["length"].to_numpy(np.float32)  # (clips,), trimmed, in tens of seconds
+
+    def add_log_mels(self, frames, n_hop: int) -> None:
+        """The log-mels of all clips, one after the other: float16 (all frames, n_mels)."""
+        self._frames, self.n_frames = frames, -(-self.n_samples // n_hop)
+        self._first_frame = np.cumsum(self.n_frames) - self.n_frames
+
+    def log_mels(self, clips: np.ndarray, config: Config) -> np.ndarray:
+        """Computes those of whole clips, one after the other: float16 (all frames, n_mels)."""
+        front_end = config.values(FRONT_END_SETTINGS)
+        whole = (self.waveform(clip, 0, self.n_samples[clip]) for clip in clips)
+        return np.concatenate([logmel.log_mel(w, **front_end).astype(np.float16) for w in whole])
+
+    def __len__(self) -> int:
+        return len(self.fnames)
+
+    def inputs(self, clips: np.ndarray) -> dict[str, np.ndarray]:
+        """What networks take beside the sound: `length` (n, 1), `global_feat` (n, 128, 12)."""
+        return {"length": self.lengths[clips, None], "global_feat": self.features[clips]}
+
+    def waveform(self, clip: int, start: int, length: int) -> np.ndarray:
+        """Samples start to start + length, zeros outside the clip: float32 (length,)."""
+        clip_in_file = self._first_sample[clip], self.n_samples[clip]
+        return _window(self._samples, *clip_in_file, start, length, 0) * self._scale[clip]
+
+    def decibels(self, clip: int, start: int, length: int) -> np.ndarray:
+        """Log-mel frames start to start + length, -100 dB outside: float32 (length, n_mels)."""
+        clip_in_file = self._first_frame[clip], self.n_frames[clip]
+        return _window(self._frames, *clip_in_file, start, length, logmel.FLOOR_DB)
+
+
 class ClipStore(Clips):
     """A store that `Writer` filled; what is asked for is read from its files."""
 
@@ -124,3 +169,12 @@ def in_memory(prepared: list[PreparedClip], settings: dict) -> Clips:
     samples = np.concatenate([clip.samples for clip in prepared])
     features = np.stack([clip.features for clip in prepared])
     return Clips(pd.DataFrame(rows, columns=ClipRow._fields), samples, features)
+
+
+def _window(rows, offset: int, n: int, start: int, length: int, fill: float) -> np.ndarray:
+    """Rows start to start + length of the n from `offset` on, as float32; elsewhere `fill`."""
+    window = np.full((length, *rows.shape[1:]), fill, np.float32)
+    first, last = max(start, 0), min(start + length, n)
+    if first < last:
+        window[first - start : last - start] = rows[offset + first : offset + last]
+    return window

@@ -7,12 +7,12 @@ import markupsafe
 import numpy as np
 from plotly.offline import get_plotlyjs
 
+from clips.store import Clips
 from config import FRONT_END_SETTINGS, Config
 from messages import percent
 from review import media
 from review.findings import Remarkable, Scored
 from solution import logmel
-from solution.crops import Clips
 
 SECONDS = 10  # of a clip that can be heard
 TOP = 5

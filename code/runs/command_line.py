@@ -58,7 +58,9 @@ def prepare(args: argparse.Namespace) -> Run:
     sources = [chosen.pretrained_by for chosen in configs]
     for name in {*sources} - {*config.EXPERIMENTS}:
         raise InputError(f"code/config.py: pretrained_by={name!r} names no experiment")
-    _require_common_settings(configs, config.experiments(profile, sources, overrides))
+    sources = config.experiments(profile, sources, overrides)
+    _require_alike(config.COMMON_SETTINGS, configs, "an --output")
+    _require_alike(config.PREPROCESSING_SETTINGS, [*configs, *sources], "an --output")
     n_folds = configs[0].n_folds
     for fold in args.folds or ():
         if not 0 <= fold < n_folds:
@@ -70,8 +72,11 @@ def prepare(args: argparse.Namespace) -> Run:
         root = demo_input
         if not root.is_dir():
             demo.make_demo_dataset(root)
+    clips = dataset.load(root)
+    for pair in zip(configs, sources, strict=True) if len(clips["noisy"]) else ():
+        _require_alike(config.PRETRAINED_SETTINGS, pair, "a pretraining (pretrained_by)")
     return Run(
-        *(dataset.load(root), args.output, profile, overrides, configs, folds),
+        *(clips, args.output, profile, overrides, configs, folds),
         *(args.skip_unreadable, args.force, scheduler),
     )
 
@@ -95,20 +100,19 @@ def require_backend(configs: list[config.Config]) -> None:
                 raise InputError(str(error)) from error
 
 
-def _require_common_settings(configs: list[config.Config], sources: list[config.Config]) -> None:
-    """One output folder holds one clip store and fold table; a network goes on from the log-mels,
-    and in the layers, of its pretraining."""
-    shared = [(config.COMMON_SETTINGS, [*configs, *sources], "an --output")]
-    for pair in zip(configs, sources, strict=True):
-        shared.append((config.PRETRAINED_SETTINGS, pair, "a pretraining (pretrained_by)"))
-    for names_shared, alike, remedy in shared:
-        for name in names_shared:
-            values = {getattr(chosen, name): chosen.name for chosen in alike}
-            if len(values) > 1:
-                found = ", ".join(f"{value} in {chosen}" for value, chosen in values.items())
-                raise InputError(
-                    f"experiments differ in {name} ({found}): give each {remedy} of its own"
-                )
+def _require_alike(names: tuple[str, ...], configs: list[config.Config], remedy: str) -> None:
+    """InputError if experiments differ in one of these settings: each has to have its own remedy.
+
+    One output folder holds one clip store and fold table; and a network goes on from the log-mels,
+    and in the layers, of its pretraining.
+    """
+    for name in names:
+        values = {getattr(chosen, name): chosen.name for chosen in configs}
+        if len(values) > 1:
+            found = ", ".join(f"{value} in {chosen}" for value, chosen in values.items())
+            raise InputError(
+                f"experiments differ in {name} ({found}): give each {remedy} of its own"
+            )
 
 
 def names(text: str) -> list[str]:
@@ -217,8 +221,8 @@ def start(
     name : of the stage, under which its costs are noted
     """
     args = parser.parse_args()
-    if "RUN_SH_LOCK" in os.environ:  # of run.sh: where that is killed, nobody else ends this stage
-        processes.end_with((socket.gethostname(), os.getppid()))
+    if "RUN_SH_PROCESS" in os.environ:  # where that is killed, nobody else ends this stage
+        processes.end_with((socket.gethostname(), int(os.environ["RUN_SH_PROCESS"])))
     without = " without --force" if args.force else ""
     with (
         errors_in_one_line(f"the same command{without} goes on from here", SMALLER),

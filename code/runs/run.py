@@ -1,6 +1,10 @@
 """What a stage was asked to do, and all results there are, each declared once.
 
-The first table of README.md says what they are, and where in the output folder.
+Where in the output folder: the first table of the project's README.md, and
+
+clips/{curated,noisy,test}/    the clip stores, and of them log-mels and views, by front end
+kaggle/{dataset,kernel}/       what kernel.py makes for upload
+search/                        studies, and the best settings
 """
 
 import dataclasses

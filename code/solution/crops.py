@@ -9,66 +9,30 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from config import FRONT_END_SETTINGS, Config, Schedule
 from solution import logmel
 
-_readers = ThreadPoolExecutor(16)
+READERS = 16  # threads: a disk in the network takes as long for many crops as for one
 
 
-class Clips:
-    """Prepared clips: int16 samples, one clip after the other, and what is known of each.
+class Clips(Protocol):
+    """Clips as arrays, wherever they are."""
 
-    table : of columns as a row of `clips.store` has; `fault` is why a clip could not be read, or ""
-    samples, features : arrays, or rows that are read when they are asked for
-    """
-
-    def __init__(self, table, samples, features):
-        self.fnames, self.faults = list(table["fname"]), list(table["fault"])
-        self.features, self._samples = features, samples  # features: float32 (clips, 128, 12)
-        self._first_sample = table["first_sample"].to_numpy()
-        self._scale = table["scale"].to_numpy(np.float32)
-        self.n_samples = table["n_samples"].to_numpy()  # int (clips,), as is n_frames
-        self.lengths = table["length"].to_numpy(np.float32)  # (clips,), trimmed, in tens of seconds
-
-    def add_log_mels(self, frames, n_hop: int) -> None:
-        """The log-mels of all clips, one after the other: float16 (all frames, n_mels)."""
-        self._frames, self.n_frames = frames, -(-self.n_samples // n_hop)
-        self._first_frame = np.cumsum(self.n_frames) - self.n_frames
-
-    def log_mels(self, clips: np.ndarray, config: Config) -> np.ndarray:
-        """Computes those of whole clips, one after the other: float16 (all frames, n_mels)."""
-        front_end = config.values(FRONT_END_SETTINGS)
-        whole = (self.waveform(clip, 0, self.n_samples[clip]) for clip in clips)
-        return np.concatenate([logmel.log_mel(w, **front_end).astype(np.float16) for w in whole])
-
-    def __len__(self) -> int:
-        return len(self.fnames)
-
-    def inputs(self, clips: np.ndarray) -> dict[str, np.ndarray]:
-        """What networks take beside the sound: `length` (n, 1), `global_feat` (n, 128, 12)."""
-        return {"length": self.lengths[clips, None], "global_feat": self.features[clips]}
+    n_samples: np.ndarray  # int (clips,)
+    n_frames: np.ndarray  # int (clips,)
 
     def waveform(self, clip: int, start: int, length: int) -> np.ndarray:
         """Samples start to start + length, zeros outside the clip: float32 (length,)."""
-        clip_in_file = self._first_sample[clip], self.n_samples[clip]
-        return _window(self._samples, *clip_in_file, start, length, 0) * self._scale[clip]
 
     def decibels(self, clip: int, start: int, length: int) -> np.ndarray:
         """Log-mel frames start to start + length, -100 dB outside: float32 (length, n_mels)."""
-        clip_in_file = self._first_frame[clip], self.n_frames[clip]
-        return _window(self._frames, *clip_in_file, start, length, logmel.FLOOR_DB)
 
-
-def _window(rows, offset: int, n: int, start: int, length: int, fill: float) -> np.ndarray:
-    """Rows start to start + length of the n from `offset` on, as float32; elsewhere `fill`."""
-    window = np.full((length, *rows.shape[1:]), fill, np.float32)
-    first, last = max(start, 0), min(start + length, n)
-    if first < last:
-        window[first - start : last - start] = rows[offset + first : offset + last]
-    return window
+    def inputs(self, clips: np.ndarray) -> dict[str, np.ndarray]:
+        """What networks take beside the sound: `length` (n, 1), `global_feat` (n, 128, 12)."""
 
 
 @dataclass(frozen=True)
@@ -187,9 +151,9 @@ def split(items: Sequence, size: int) -> list[Sequence]:
 
 
 def read(cut: Callable, clips: Iterable[int], starts: Iterable[int], length: int) -> np.ndarray:
-    """Crops of clips, by `crop_source`'s function: (n, ...); a disk in the network takes as long
-    for many at once as for one."""
-    return np.stack([*_readers.map(cut, clips, starts, itertools.repeat(length))])
+    """Crops of clips, cut by `crop_source`'s function: (n, ...)."""
+    with ThreadPoolExecutor(READERS) as threads:
+        return np.stack([*threads.map(cut, clips, starts, itertools.repeat(length))])
 
 
 def crop_source(store: Clips, config: Config) -> tuple[Callable, np.ndarray, int]:

@@ -15,8 +15,8 @@ def global_features(waveform: np.ndarray, num_steps: int = NUM_STEPS) -> np.ndar
     With stride = samples / num_steps, window s covers the samples from `s * stride - stride / 2`
     to `s * stride + 1.5 * stride`, cut off at the ends of the clip: each overlaps half of its
     neighbours. Clips of fewer than `num_steps` samples are zero-padded at their end first. Float32;
-    percentiles 0, 1, 25, 30, 50, 60, 75, 99, 100 with linear interpolation, as published. ValueError
-    if the waveform is not one-dimensional.
+    percentiles 0, 1, 25, 30, 50, 60, 75, 99, 100 with linear interpolation, as published.
+    ValueError if the waveform is not one-dimensional.
     """
     waveform = np.asarray(waveform)
     if waveform.ndim != 1:

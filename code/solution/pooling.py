@@ -13,7 +13,7 @@ def pool(x, mode: str, size: int | tuple[int, int], stride: int | tuple[int, int
         average over mel, then max over time; "avemax3": max over mel, then average over time;
         "avemax4": max over time, then average over mel. "conv": one learned kernel for all
         channels. "none": nothing.
-    size, stride : of the windows; "conv" takes one stride for both axes
+    size, stride : of the windows, int or (time, mel); "conv" takes one stride for both axes
     """
     size, stride = ((value, value) if isinstance(value, int) else value for value in (size, stride))
     ave, peak, both = AveragePooling2D, layers.MaxPooling2D, (size, stride)
@@ -56,7 +56,8 @@ class AveragePooling2D(layers.AveragePooling2D):
 class SharedKernelPooling(layers.Layer):
     """Pooling by one learned, bias-free kernel that all channels share; at first glorot-uniform.
 
-    Input (batch, time, mel, channels). The two strides have to be the same.
+    Input (batch, time, mel, channels). Pool size and strides are (time, mel), and the two strides
+    have to be the same; the padding is "same" or "valid".
     """
 
     def __init__(self, pool_size, strides, padding="same", **kwargs):

@@ -112,7 +112,7 @@ def test_groups_of_curated_clips_elsewhere_are_warned_of(clips, tmp_path):
         ("test", "test_post_competition.csv"),
     ):
         table = clips.tables[split]
-        groups = ["a", "b", *[f"{split} {i}" for i in range(2, len(table))]]
+        groups = ["a", "b", "", *[f"{split} {i}" for i in range(3, len(table))]]
         table.assign(group=groups).to_csv(tmp_path / file, index=False)
     noisy, test = dataset.load(tmp_path).warnings
     assert noisy.startswith("2 noisy clips are of groups of curated ones: pretraining hears")
@@ -125,11 +125,14 @@ def test_clips_that_no_table_names_are_warned_of(clips, tmp_path):
     for name in ("audio_train/new.wav", "audio_train/.new.wav", "audio_train/notes.txt"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "audio_test" / "later.flac").write_bytes(b"")
+    clips.write_clips(tmp_path / "train_noisy", "noisy")  # a folder whose table was forgotten
+    (tmp_path / "train_noisy.csv").unlink()
     train, test = dataset.load(tmp_path).warnings
-    assert (train, test) == (
-        "1 clips are in no table: new.wav",
-        "1 clips are in no table: later.flac",
+    assert train == (
+        "7 clips are in no table: new.wav; noisy00.wav; noisy01.wav; noisy02.wav; noisy03.wav, "
+        "and 2 more"
     )
+    assert test == "1 clips are in no table: later.flac"
 
 
 def test_other_processes_need_not_look_at_every_clip(clips, tmp_path):

@@ -337,6 +337,8 @@ def test_what_an_interrupted_force_left_is_made_without_it(finished, monkeypatch
         ("models/v1mix/fold1.weights.h5", "predict", "run train again: models/v1mix/fold1"),
         ("models/v1mix/fold0.scores.csv", "predict", "run train again: models/v1mix/fold0"),
         ("predictions/v1mix/test.csv", "ensemble", "run predict again: predictions/v1mix"),
+        ("clips/curated/samples.i16", "report", "run preprocess again: clips/curated/store"),
+        ("models/v1mix/fold0.history.csv", "report", "run train again: models/v1mix/fold0"),
     ],
 )
 def test_damaged_files_are_named_with_the_remedy(finished, path, stage, remedy):

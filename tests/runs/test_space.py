@@ -235,7 +235,10 @@ def test_a_stage_ends_with_the_run_sh_that_started_it(clips, tmp_path):
         "begin = lambda run, args: (print('begun', flush=True), time.sleep(60)); "
         "command_line.start(command_line.parser(''), 'predict', begin)"
     )
-    line = f'exec 9>>{tmp_path}/out/.lock; \'{sys.executable}\' -c "{waiting}" "$@" & wait'
+    line = (
+        f"export RUN_SH_PROCESS=$$; exec 9>>{tmp_path}/out/.lock; "
+        f'\'{sys.executable}\' -c "{waiting}" "$@" & wait'
+    )
     clips.write(tmp_path / "in")
     (tmp_path / "out").mkdir()
     options = ["--input", f"{tmp_path}/in", "--profile", "small", "--output", f"{tmp_path}/out"]
