@@ -20,7 +20,7 @@ import messages
 
 BLOCK_BYTES = 1 << 22
 SECONDS_BETWEEN = 10  # of what is not saved after every epoch or batch of clips
-READERS = 16  # threads: a disk in the network takes as long for many rows as for one
+READERS = 4  # threads: a disk in the network takes as long for several rows as for one
 # For pandas, whose default is off by a bit in the last place.
 AS_WRITTEN = {"keep_default_na": False, "float_precision": "round_trip"}
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # of some network disks

@@ -99,7 +99,7 @@ def test_a_file_that_ends_within_a_row_is_not_read(tmp_path):
 def test_rows_are_read_side_by_side(tmp_path, monkeypatch):
     numbers = np.arange(24, dtype=np.int16).reshape(8, 3)
     numbers.tofile(tmp_path / "numbers.i16")
-    rows, together = storage.Rows(tmp_path / "numbers.i16", np.int16, (3,)), threading.Barrier(8)
+    rows, together = storage.Rows(tmp_path / "numbers.i16", np.int16, (3,)), threading.Barrier(4)
     read = rows._read
 
     def late(first, last):

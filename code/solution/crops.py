@@ -16,7 +16,9 @@ import numpy as np
 from config import FRONT_END_SETTINGS, Config, Schedule
 from solution import logmel
 
-READERS = 16  # threads: a disk in the network takes as long for many crops as for one
+# Threads: a disk in the network takes as long for several crops as for one. More of them would cost
+# more where the system has all clips in memory.
+READERS = 4
 
 
 class Clips(Protocol):

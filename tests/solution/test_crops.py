@@ -308,11 +308,11 @@ def test_prefetching_keeps_order_and_passes_errors_on():
 
 def test_crops_are_read_side_by_side():
     """Where a disk answers late, all of a batch wait once."""
-    together = threading.Barrier(8, timeout=30)
+    together = threading.Barrier(4, timeout=30)
 
     def cut(clip, start, length):
         together.wait()
         return np.full(length, 10 * clip + start)
 
-    found = crops.read(cut, range(8), range(8), 2)
+    found = crops.read(cut, range(8), range(8), 2)  # two times four
     np.testing.assert_array_equal(found, np.repeat(11 * np.arange(8), 2).reshape(8, 2))
