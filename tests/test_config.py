@@ -116,6 +116,11 @@ def test_impossible_settings_are_refused_by_name(name, values):
             config.overridden(config.Config(), {"frontend": frontend, name: value})
 
 
+def test_masks_are_of_log_mels():
+    with pytest.raises(ValueError, match="frontend must be 'logmel' with masked_frames"):
+        config.overridden(config.Config(), {"masked_mels": 1})
+
+
 @pytest.mark.parametrize("settings", [{"squeeze_excite": True}, {"stem": "msc"}])
 def test_parts_of_channels_are_whole(settings):
     channels = {"stem_filters": 1, "block_filters": [4, 4, 4, 4]}

@@ -300,9 +300,10 @@ def test_workers_are_asked_for_more_whenever_they_are_free(run):
 
 
 def test_a_worker_that_starts_anew_leaves_nothing_to_be_done_again(run):
-    asks = ((name, name, (name,)) for name in ("short", "until another has begun", "another"))
+    names = "short", "until another has begun", "another"
+    asks = ((name, name, (name,)) for name in names)
     found = dict(tasks.whenever_free(run, think, lambda: next(asks, None), 3))
-    assert {name: begun(run.root, name) for name in found} == {
+    assert {name: begun(run.root, name) for name in names} == {
         name: [str(process)] for name, process in found.items()
     }
 
