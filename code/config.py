@@ -284,17 +284,12 @@ def experiments(
 
     KeyError if the profile or an experiment does not exist, ValueError if settings are impossible.
     """
-    chosen, published = PROFILES[profile], Config()
-
-    def overrides(own: Config) -> dict:
-        return {
-            name: value
-            for name, value in chosen.overrides.items()
-            if getattr(own, name) == getattr(published, name)
-        }
-
-    own = [EXPERIMENTS[name] for name in names or chosen.experiments]
-    return [overridden(replace(one, **overrides(one)), settings or {}) for one in own]
+    chosen, published, found = PROFILES[profile], Config(), []
+    for own in (EXPERIMENTS[name] for name in names or chosen.experiments):
+        left = [name for name in chosen.overrides if getattr(own, name) == getattr(published, name)]
+        profiled = replace(own, **{name: chosen.overrides[name] for name in left})
+        found.append(overridden(profiled, settings or {}))
+    return found
 
 
 def overridden(config: Config | Schedule, settings: dict) -> Config | Schedule:

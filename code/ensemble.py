@@ -35,16 +35,15 @@ alone. Probabilities are learnt out of fold; tag.py shows them."""
 def main(run: Run) -> None:
     run.clips("curated").require()
     curated = run.examples("curated")
+    run.require_folds()  # whose weights the ensemble will name
     for config in run.configs:
-        for fold in run.folds:  # whose weights the ensemble will name
-            run.fold(config, fold).require()
+        run.predictions(config).require()
     clips = curated.clips[np.isin(run.clip_folds()[curated.clips], run.folds)]
     fnames, truth = [curated.store.fnames[clip] for clip in clips], curated.labels[clips]
-    oof, test, said = read_predictions(run, "oof.csv", fnames), run.dataset["test"], "see"
-    predicted = read_predictions(run, "test.csv", test.fnames) if len(test) else {}
+    said = "see"
     if run.is_pending(run.ensemble):
         run.ensemble.unseal()
-        write_ensemble(run, fnames, truth, oof, predicted)
+        write_ensemble(run, fnames, truth)
         run.ensemble.seal()
         said = "wrote"
     for file, note in (("scores.csv", NOTE), (CALIBRATION, CALIBRATION_NOTE)):
@@ -61,26 +60,19 @@ def read_predictions(run: Run, file: str, fnames: list[str]) -> dict[str, np.nda
     """Every experiment's scores of the given clips, by its name: (clips, classes) each.
 
     file : "oof.csv" or "test.csv"
-
-    MissingResult if some are missing, damaged, or of other clips, folds or settings.
     """
-    scores = {}
-    for config in run.configs:
-        result = run.predictions(config)
-        result.require()
-        scores[config.name] = read_scores(result.path(file)).loc[fnames].to_numpy()
-    return scores
+    tables = {config.name: run.predictions(config).path(file) for config in run.configs}
+    return {name: read_scores(path).loc[fnames].to_numpy() for name, path in tables.items()}
 
 
-def write_ensemble(
-    run: Run, fnames: list[str], truth: np.ndarray, oof: dict, predicted: dict
-) -> None:
+def write_ensemble(run: Run, fnames: list[str], truth: np.ndarray) -> None:
     """Train the stackers, score the test clips, and write all tables.
 
-    fnames, truth, oof : of the curated clips that have scores
-    predicted : scores of the test clips; empty where there are none
+    fnames, truth : of the curated clips that have scores
     """
     result, classes, test = run.ensemble, run.dataset.classes, run.dataset["test"]
+    oof = read_predictions(run, "oof.csv", fnames)
+    predicted = read_predictions(run, "test.csv", test.fnames) if len(test) else {}
     weights = [config.stack_weight for config in run.configs]
     inputs = stacker_input([*oof.values()], weights)  # (clips, classes, experiments + 1)
     oof["average"] = inputs[..., -1]

@@ -22,9 +22,7 @@ def main(run: Run) -> None:
     # All that is missing is said before hours of work.
     if n_test:
         run.require_made_of_clips("test", run.configs)
-    for config in run.configs:
-        for fold in run.folds:
-            run.fold(config, fold).require()
+    run.require_folds()
     if not n_test:
         print("no test clips to predict")
     pending = [

@@ -26,9 +26,7 @@ def main(run: Run) -> None:
     said = "see"
     if run.is_pending(run.report):
         run.clips("curated").require()
-        for config in run.configs:
-            for fold in run.folds:
-                run.fold(config, fold).require()
+        run.require_folds()
         run.report.unseal()
         write_report(run)
         run.report.seal()

@@ -21,7 +21,7 @@ import own_modules
 
 with own_modules.first():
     from clips.decoding import read_clip
-    from clips.files import AUDIO_SUFFIXES, ClipFile, is_audio, is_hidden, walk
+    from clips.files import ClipFile, is_audio, is_hidden, is_named_as_audio, walk
     from messages import InputError, UnreadableClip
     from runs import command_line
     from solution.crops import prefetch
@@ -121,7 +121,7 @@ def require_writable(option: str, paths: Iterable[Path], clips: list[str]) -> No
     taken = {os.stat(clip)[1:3] for clip in clips if os.path.exists(clip)}  # inode and device
     for path in paths:
         is_clip = path.exists() and os.stat(path)[1:3] in taken
-        if path.suffix.lower() in AUDIO_SUFFIXES or is_clip:
+        if is_named_as_audio(path) or is_clip:
             raise InputError(f"{option} {path} would overwrite a clip: name another file first")
         if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
             raise InputError(f"{option} {path} cannot be written")

@@ -13,7 +13,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clips.files import AUDIO_SUFFIXES, CLIP_FOLDERS, ClipFile, ClipIndex, is_hidden, locate, walk
+from clips.files import (
+    CLIP_FOLDERS,
+    ClipFile,
+    ClipIndex,
+    is_hidden,
+    is_named_as_audio,
+    locate,
+    walk,
+)
 from clips.names import nearest, same, shown
 from clips.tables import TABLES, find, multi_hot, read_labels, read_table
 from messages import InputError, first_few, raise_if
@@ -162,8 +170,7 @@ def _unnamed(present: dict[ClipFile, str], located: Iterable[ClipFile]) -> list[
     """A warning of clips that are there and that no table names: perhaps they were forgotten."""
     named = {os.path.basename(present[file]) for file in located}
     others = {path for path in present.values() if os.path.basename(path) not in named}
-    audio = {path for path in others if os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES}
-    clips = sorted(path for path in audio if not is_hidden(path))
+    clips = sorted(path for path in others if is_named_as_audio(path) and not is_hidden(path))
     return [f"{len(clips)} clips are in no table: {first_few(clips)}"] if clips else []
 
 

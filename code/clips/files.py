@@ -239,9 +239,14 @@ class ClipIndex:
         return clips, sorted(others)
 
 
+def is_named_as_audio(path: str | Path) -> bool:
+    """By its suffix."""
+    return os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES
+
+
 def is_audio(file: ClipFile) -> bool:
     """By its suffix or, where that says nothing, by its content."""
-    if os.path.splitext(file.name)[1].lower() in AUDIO_SUFFIXES:
+    if is_named_as_audio(file.name):
         return True
     with contextlib.suppress(UnreadableClip, OSError), file.open() as stream:
         if stream.read(2) != codecs.BOM_UTF16_LE:  # text, which libsndfile takes for MP3

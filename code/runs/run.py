@@ -209,6 +209,12 @@ class Run:
         for result in {result.name: result for result in made}.values():
             result.require()
 
+    def require_folds(self) -> None:
+        """MissingResult unless every fold of every experiment is trained, and its files whole."""
+        for config in self.configs:
+            for fold in self.folds:
+                self.fold(config, fold).require()
+
     def store(self, split: str, config: Config | None = None) -> ClipStore:
         """The clips of a split, with log-mels where this experiment starts from them."""
         store = ClipStore(self.clips(split).record.parent)
