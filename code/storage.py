@@ -98,17 +98,23 @@ class Checkpoint:
 
     def __init__(self, path: Path, source: str):
         self.path, self.source = path, source
-        self._saved_at = time.monotonic()
+        self._saved_at, self._took = time.monotonic(), 0.0
 
     def save(self, arrays: dict[str, np.ndarray]) -> None:
         """Write the arrays in the place of the former ones."""
+        began = time.monotonic()
         with written_whole(self.path) as part, part.open("wb") as file:
             np.savez(file, source=self.source, names=sorted(arrays), **arrays)
         self._saved_at = time.monotonic()
+        self._took = self._saved_at - began
 
     def is_due(self) -> bool:
-        """Has nothing been saved for `SECONDS_BETWEEN`?"""
-        return time.monotonic() - self._saved_at > SECONDS_BETWEEN
+        """Has nothing been saved for `SECONDS_BETWEEN`, or for longer where saving takes seconds?
+
+        The scores of millions of clips do: they take a twentieth of the time at most.
+        """
+        between = SECONDS_BETWEEN * max(1, 2 * self._took)
+        return time.monotonic() - self._saved_at > between
 
     def load(self) -> dict[str, np.ndarray] | None:
         """The arrays, or None if there are none, or they come from something else.

@@ -108,3 +108,25 @@ def test_rows_are_read_side_by_side(tmp_path, monkeypatch):
 
     monkeypatch.setattr(rows, "_read", late)
     np.testing.assert_array_equal(rows[[7, 6, 5, 4, 3, 2, 1, 0]], numbers[::-1])
+
+
+@pytest.mark.parametrize(("seconds", "between"), [(0.1, 10), (5, 100)])
+def test_what_takes_long_to_save_is_saved_less_often(tmp_path, monkeypatch, seconds, between):
+    clock = [0.0]
+    monkeypatch.setattr(storage.time, "monotonic", lambda: clock[0])
+    checkpoint = storage.Checkpoint(tmp_path / "scores.checkpoint", "source")
+
+    def slow(file, **arrays):
+        clock[0] += seconds
+
+    monkeypatch.setattr(storage.np, "savez", slow)
+    clock[0] = 9.9
+    assert not checkpoint.is_due()
+    clock[0] = 10.1
+    assert checkpoint.is_due()
+    checkpoint.save({"scores": np.zeros(3)})
+    saved_at = clock[0]
+    clock[0] = saved_at + between - 0.1
+    assert not checkpoint.is_due()
+    clock[0] = saved_at + between + 0.1
+    assert checkpoint.is_due()
