@@ -1,6 +1,7 @@
 """Stage 5: stack the experiments' scores into one submission, and print the scores of all."""
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -182,19 +183,26 @@ def score_table(run: Run, truth: np.ndarray, oof: dict, test: dict) -> pd.DataFr
 
     oof, test : scores (clips, classes) by model name; `test` is empty where there are no test clips
     """
-    split, rows = run.dataset["test"], []
-    for name, scores in {**oof, "chance": None}.items():
-        row = {"model": name, "OOF LRAP": _score(metrics.lrap, truth, scores)}
-        row["OOF lwlrap"] = _score(metrics.lwlrap, truth, scores)
-        if test and split.labels is not None:
-            for part, chosen in _test_parts(split):
-                if name in test or scores is None:
-                    predicted = None if scores is None else test[name][chosen]
-                    score = _score(metrics.lwlrap, split.labels[chosen], predicted)
-                    row[f"test lwlrap{part}"] = score
-        row["minutes"] = training_minutes(run, name)
-        rows.append(row)
-    return pd.DataFrame(rows)
+    table = pd.DataFrame({"model": [*oof, "chance"]})
+
+    def add(column: str, metric: Callable, truth: np.ndarray, scored: dict) -> None:
+        """The metric of each model and, of random scores, its mean over some draws."""
+        rng = np.random.default_rng(0)
+        draws = [metric(truth, rng.random(truth.shape)) for _ in range(CHANCE_DRAWS)]
+        found = {name: metric(truth, scores) for name, scores in scored.items()}
+        table[column] = table["model"].map({**found, "chance": np.mean(draws)})
+
+    add("OOF LRAP", metrics.lrap, truth, oof)
+    add("OOF lwlrap", metrics.lwlrap, truth, oof)
+    split = run.dataset["test"]
+    if test and split.labels is not None:
+        add("test lwlrap", metrics.lwlrap, split.labels, test)
+        for usage in ("Public", "Private") if split.usage is not None else ():
+            clips = split.usage == usage
+            if clips.any():
+                of_these = {name: scores[clips] for name, scores in test.items()}
+                add(f"test lwlrap {usage}", metrics.lwlrap, split.labels[clips], of_these)
+    return table.assign(minutes=[training_minutes(run, name) for name in table["model"]])
 
 
 def class_table(run: Run, truth: np.ndarray, oof: dict, test: dict) -> pd.DataFrame:
@@ -235,22 +243,6 @@ def training_minutes(run: Run, experiment: str) -> float:
     paths = [run.root / "models" / experiment / f"{part}.history.csv" for part in parts]
     seconds = [pd.read_csv(path)["seconds"].sum() for path in paths if path.is_file()]
     return sum(seconds) / 60 if seconds else np.nan
-
-
-def _score(metric, truth: np.ndarray, scores: np.ndarray | None) -> float:
-    """The metric; of random scores, its mean over some draws."""
-    if scores is not None:
-        return metric(truth, scores)
-    rng = np.random.default_rng(0)
-    return float(np.mean([metric(truth, rng.random(truth.shape)) for _ in range(CHANCE_DRAWS)]))
-
-
-def _test_parts(split) -> list[tuple[str, np.ndarray]]:
-    """All test clips, then those of the public and of the private leaderboard, where known."""
-    parts = [("", np.ones(len(split), bool))]
-    if split.usage is not None:
-        parts += [(f" {usage}", split.usage == usage) for usage in ("Public", "Private")]
-    return [(name, chosen) for name, chosen in parts if chosen.any()]
 
 
 if __name__ == "__main__":
