@@ -2,8 +2,8 @@
 
     samples.i16   int16 (all samples,)            trimmed clips, one after the other
     features.f32  float32 (clips, 128, 12)        global features of the untrimmed clips
-    clips.csv     one row per clip: fname, where its samples start, how many there are, its length,
-                  the scale of its samples, and why it could not be read, if so
+    clips.csv     one row per clip: fname, where its samples start, how many there are, its length
+                  in tens of seconds, the scale of its samples, and why it could not be read, if so
     store.json    what it was made from (`runs`); written last, so without it nothing is whole
 
 The arrays are raw: rows in C order, without a header, as `np.fromfile` reads them. Memory does not
@@ -15,7 +15,6 @@ import contextlib
 import csv
 import io
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -34,18 +33,8 @@ ARRAYS = {  # dtype and shape of a row
     "samples.i16": (np.int16, ()),
     "features.f32": (np.float32, (NUM_STEPS, N_FEATURES)),
 }
+COLUMNS = ("fname", "first_sample", "n_samples", "length", "scale", "fault")  # of the table
 STORE_FILES = (*ARRAYS, TABLE)
-
-
-class ClipRow(NamedTuple):
-    """A row of clips.csv."""
-
-    fname: str
-    first_sample: int
-    n_samples: int
-    length: float  # the trimmed length, in tens of seconds
-    scale: float  # of the samples
-    fault: str  # why it could not be read, or empty
 
 
 class Writer:
@@ -66,7 +55,7 @@ class Writer:
         self._files = storage.open_appenders(layout, checkpoint)
         *_, table = self._files
         if not len(table):
-            table.append(_csv_line(ClipRow._fields))
+            table.append(_csv_line(COLUMNS))
 
     def __len__(self) -> int:
         _, features, _ = self._files
@@ -101,15 +90,16 @@ def _csv_line(values: tuple) -> np.ndarray:
     return np.frombuffer(text.getvalue().encode(), np.uint8)
 
 
-def _row(fname: str, clip: PreparedClip, first_sample: int, settings: dict) -> ClipRow:
+def _row(fname: str, clip: PreparedClip, first_sample: int, settings: dict) -> tuple:
+    """The values of COLUMNS; the length is that of the trimmed clip."""
     length = len(clip.samples) / settings["sample_rate"] / SECONDS_PER_LENGTH_UNIT
-    return ClipRow(fname, first_sample, len(clip.samples), length, clip.scale, clip.fault)
+    return fname, first_sample, len(clip.samples), length, clip.scale, clip.fault
 
 
 class Clips:
     """Prepared clips, for reading: `solution.crops.Clips`.
 
-    table : with the columns of `ClipRow`
+    table : with COLUMNS
     samples, features : arrays, or rows that are read when they are asked for
     """
 
@@ -168,7 +158,7 @@ def in_memory(prepared: list[PreparedClip], settings: dict) -> Clips:
         first_sample += len(clip.samples)
     samples = np.concatenate([clip.samples for clip in prepared])
     features = np.stack([clip.features for clip in prepared])
-    return Clips(pd.DataFrame(rows, columns=ClipRow._fields), samples, features)
+    return Clips(pd.DataFrame(rows, columns=COLUMNS), samples, features)
 
 
 def _window(rows, offset: int, n: int, start: int, length: int, fill: float) -> np.ndarray:
