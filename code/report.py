@@ -44,9 +44,10 @@ def write_report(run: Run) -> None:
     table = class_table(run, known["curated"])
     order = np.argsort(table["OOF lwlrap"].to_numpy(), kind="stable")
     stores, rate = {split: run.store(split) for split in SPLITS}, run.settings["sample_rate"]
+    remarkable = findings.remarkable(known["curated"], doubted, classes, order)
     cards = [
-        page.card(found, known[found.split], stores[found.split], rate, classes)
-        for found in findings.remarkable(known["curated"], doubted, classes, order)
+        page.card(known[split], row, why, stores[split], rate, classes)
+        for (split, row), why in remarkable.items()
     ]
     checked = {name: known[split] for split, name in CHECKED.items() if split in known}
     reliability = {name: reliability_table(scored) for name, scored in checked.items()}

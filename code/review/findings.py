@@ -1,6 +1,6 @@
 """What scores show of a dataset: confusions, clips that are hard, labels that look wrong."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -23,15 +23,6 @@ class Scored:
     truth: np.ndarray  # multi-hot (clips, classes)
     scores: np.ndarray  # (clips, classes)
     probabilities: np.ndarray  # (clips, classes)
-
-
-@dataclass
-class Remarkable:
-    """A clip worth hearing."""
-
-    split: str
-    row: int  # of its `Scored`
-    why: dict[str, str] = field(default_factory=dict)  # by group
 
 
 def confusions(scored: Scored, classes: list[str], top: int = 3) -> list[list[tuple[str, int]]]:
@@ -85,17 +76,17 @@ def _suspects(scored: Scored, classes: list[str]) -> list[tuple]:
 
 def remarkable(
     curated: Scored, doubted: pd.DataFrame, classes: list[str], worst: np.ndarray
-) -> list[Remarkable]:
-    """The clips worth hearing, at most `MOST_CLIPS`, each once with all that is said of it.
+) -> dict[tuple[str, int], dict[str, str]]:
+    """The clips worth hearing, at most `MOST_CLIPS`: why, by group, of each split and row of it.
 
     doubted : what `suspects` gives
     worst : classes in the order in which the hardest clips of them are looked for
     """
-    found: dict[tuple, Remarkable] = {}
+    found = {}
 
     def add(split: str, clip: int, group: str, why: str) -> None:
         if (split, clip) in found or len(found) < MOST_CLIPS:
-            said = found.setdefault((split, clip), Remarkable(split, clip)).why
+            said = found.setdefault((split, clip), {})
             said[group] = f"{said[group]}; {why}" if group in said else why
 
     truth, probabilities = curated.truth > 0, curated.probabilities
@@ -114,4 +105,4 @@ def remarkable(
             clip = clips[probabilities[clips, label].argmin()]
             why = f"{classes[label]} only {percent(probabilities[clip, label])}"
             add("curated", int(clip), "hardest", why)
-    return [*found.values()]
+    return found

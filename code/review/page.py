@@ -11,7 +11,7 @@ from clips.store import Clips
 from config import FRONT_END_SETTINGS, Config
 from messages import percent
 from review import media
-from review.findings import Remarkable, Scored
+from review.findings import Scored
 from solution import logmel
 
 SECONDS = 10  # of a clip that can be heard
@@ -24,22 +24,23 @@ GROUPS = {
 }
 
 
-def card(found: Remarkable, scored: Scored, store: Clips, rate: int, classes: list) -> dict:
+def card(scored: Scored, row: int, why: dict, store: Clips, rate: int, classes: list) -> dict:
     """What is shown of a clip; only what can be heard of it is read from its store.
 
+    why : by group, as `findings.remarkable` gives it
     rate : sample rate, Hz
     """
-    clip = int(scored.clips[found.row])
+    clip = int(scored.clips[row])
     n_samples = int(store.n_samples[clip])
     n_heard = min(n_samples, SECONDS * rate)
     waveform = store.waveform(clip, 0, n_heard)
     front_end = Config(sample_rate=rate).values(FRONT_END_SETTINGS)  # the published one
-    truth, probabilities = scored.truth[found.row] > 0, scored.probabilities[found.row]
+    truth, probabilities = scored.truth[row] > 0, scored.probabilities[row]
     best = np.argsort(-probabilities, kind="stable")[:TOP]
     return {
-        "fname": scored.fnames[found.row],
-        "split": found.split,
-        "why": found.why,  # by group
+        "fname": scored.fnames[row],
+        "split": scored.split,
+        "why": why,
         "seconds": n_samples / rate,  # all of it
         "heard": n_heard / rate,  # seconds from its start that can be
         "time_ticks": media.time_ticks(n_heard / rate),

@@ -87,9 +87,9 @@ def test_whatever_the_scores_at_most_sixty_clips_each_once(seed, n_classes, n_cl
     known = [scored(truth, rng.random(truth.shape), split) for split in ("curated", "noisy")]
     doubted = findings.suspects(known, classes)
     found = findings.remarkable(known[0], doubted, classes, np.arange(n_classes))
-    assert len({(one.split, one.row) for one in found}) == len(found) <= findings.MOST_CLIPS
-    assert all(one.why for one in found)
-    hardest = sum("hardest" in one.why for one in found)
+    assert len(found) <= findings.MOST_CLIPS
+    assert all(found.values())
+    hardest = sum("hardest" in why for why in found.values())
     assert hardest >= min(truth.any(axis=0).sum(), 24) or len(found) < findings.MOST_CLIPS
 
 
@@ -98,9 +98,10 @@ def test_the_surest_and_wrong_comes_first_and_the_hardest_of_each_class_is_there
     known = scored([*truth, [1, 0, 0]], [*probabilities, [0.1, 0.99, 0]])
     doubted = findings.suspects([known], CLASSES)
     found = findings.remarkable(known, doubted, CLASSES, np.arange(3))
-    assert (found[0].row, found[0].why["surest"]) == (6, "Meow 99 %, which is not among its labels")
-    assert set(found[0].why) == {"surest", "curated", "hardest"}  # each clip once
-    assert [one.row for one in found] == [6, 1, 2]
+    why = found["curated", 6]
+    assert why["surest"] == "Meow 99 %, which is not among its labels"
+    assert set(why) == {"surest", "curated", "hardest"}  # each clip once
+    assert list(found) == [("curated", 6), ("curated", 1), ("curated", 2)]
 
 
 def test_the_surest_is_what_has_the_highest_probability(clips):
@@ -112,7 +113,7 @@ def test_the_surest_is_what_has_the_highest_probability(clips):
         scores=np.array([*probabilities, [0.1, 0.2, 0], [0.2, 0.1, 0]]),
     )
     found = findings.remarkable(known, findings.suspects([], CLASSES), CLASSES, np.arange(3))
-    assert [one.row for one in found if "surest" in one.why] == [7]
+    assert [row for (_, row), why in found.items() if "surest" in why] == [7]
 
 
 def test_all_doubted_labels_of_a_clip_are_shown_though_others_are_doubted_more(clips):
@@ -121,8 +122,8 @@ def test_all_doubted_labels_of_a_clip_are_shown_though_others_are_doubted_more(c
     probabilities = [*probabilities, [0.01, 0.3, 0.97], *[[0.05, 0, 0.97]] * 20]
     known = scored(truth, probabilities)
     found = findings.remarkable(known, findings.suspects([known], CLASSES), CLASSES, np.arange(3))
-    (said,) = (one.why["curated"] for one in found if one.row == 6)
+    said = found["curated", 6]["curated"]
     assert (
         said == "sounds like Purr (97 %), not Bark (1 %); sounds like Purr (97 %), not Meow (30 %)"
     )
-    assert sum("curated" in one.why for one in found) == findings.MOST_OF_A_GROUP
+    assert sum("curated" in why for why in found.values()) == findings.MOST_OF_A_GROUP
