@@ -72,32 +72,25 @@ class Learner:
             variable.assign(value)
 
 
+@dataclasses.dataclass(eq=False)
 class Training:
     """What a network learns from, and how. `scoring` has its history and the kept epoch.
 
-    learner : restarted here
-    part : "pretrained" or "fold3"; initial weights, crops and mixup derive from (seed, experiment,
-        part, epoch)
-    examples : what it learns from
-    validation : what it is scored on after every epoch, with views
-    start : weights to start from, as of the pretraining; initial ones otherwise
-    watch : (batches of scores, their label, number of clips) -> the same batches, for a bar
+    Initial weights, crops and mixup derive from (seed, experiment, part, epoch).
     """
 
-    def __init__(
-        self,
-        learner: Learner,
-        part: str,
-        examples: Examples,
-        validation: Examples,
-        schedule: Schedule,
-        start: Path | None = None,
-        watch: Callable[[Iterable, str, int], Iterable] = lambda batches, label, n: batches,
-    ):
-        self.config, self.learner, self.part = learner.config, learner, part
-        self.examples, self.validation, self.schedule = examples, validation, schedule
-        self.scoring = Scoring(learner.scorer, validation, schedule, f"{part} scoring", watch)
-        learner.restart(part, start)
+    learner: Learner  # restarted here
+    part: str  # "pretrained" or "fold3"
+    examples: Examples  # what it learns from
+    validation: Examples  # what it is scored on after every epoch, with views
+    schedule: Schedule
+    start: Path | None = None  # weights to start from, as of the pretraining; or initial ones
+    # (batches of scores, their label, number of clips) -> the same batches, for a bar
+    watch: Callable[[Iterable, str, int], Iterable] = lambda batches, label, n: batches
+
+    def __post_init__(self):
+        self.config, self.scoring = self.learner.config, Scoring(self)
+        self.learner.restart(self.part, self.start)
 
     def fit(self, *callbacks: keras.callbacks.Callback) -> Kept:
         """Train from the first epoch that the history does not have; the epoch that is kept.
@@ -239,11 +232,9 @@ class Scoring(keras.callbacks.Callback):
     from `schedule.keep_from` on, or None.
     """
 
-    def __init__(self, scorer: Scorer, validation: Examples, schedule: Schedule, label, watch):
+    def __init__(self, training: Training):
         super().__init__()
-        self._scorer, self._validation, self._schedule = scorer, validation, schedule
-        self._label, self._watch = label, watch
-        self.history, self.kept = [], None
+        self._training, self.history, self.kept = training, [], None
 
     def on_epoch_begin(self, epoch, logs=None):
         self._began = time.perf_counter()
@@ -251,25 +242,25 @@ class Scoring(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs):
         if not np.isfinite(logs["loss"]):
             raise FloatingPointError(f"the loss became {logs['loss']} in epoch {epoch + 1}")
-        self._scorer.refold()
-        batches = self._watch(
-            self._scorer.scores(self._validation), self._label, len(self._validation)
-        )
+        one, clips = self._training, self._training.validation
+        one.learner.scorer.refold()
+        batches = one.learner.scorer.scores(clips)
+        batches = one.watch(batches, f"{one.part} scoring", len(clips))
         scores = np.concatenate([scores for _, scores in batches])  # (clips, classes)
         if not np.isfinite(scores).all():
             raise FloatingPointError(f"the scores are not finite in epoch {epoch + 1}")
-        truth = self._validation.labels[self._validation.clips]
+        truth = clips.labels[clips.clips]
         logs |= {"lrap": metrics.lrap(truth, scores), "lwlrap": metrics.lwlrap(truth, scores)}
         logs |= {"epoch": epoch, "seconds": time.perf_counter() - self._began}
         self.history.append([float(logs[name]) for name in HISTORY])
         best = self.kept is None or logs["lrap"] > self.kept.lrap
-        if epoch >= self._schedule.keep_from and best:
+        if epoch >= one.schedule.keep_from and best:
             self.kept = Kept(epoch, logs["lrap"], self.model.get_weights(), scores)
         self.model.stop_training = self.is_over(epoch + 1)
 
     def is_over(self, epoch: int) -> bool:
         """Before this epoch: were there enough, or is the best one too far back?"""
-        schedule = self._schedule
+        schedule = self._training.schedule
         if epoch >= schedule.epochs:
             return True
         if schedule.stop_from is None or epoch < schedule.stop_from or self.kept is None:

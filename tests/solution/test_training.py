@@ -1,6 +1,7 @@
 """Training: schedule, kept epoch, stopping rule, and what a training starts from."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -107,12 +108,12 @@ class TestEpochs:
         [(34, 0, False), (35, 25, False), (35, 24, True), (39, 30, False), (40, 39, True)],
     )
     def test_over_before_an_epoch(self, epoch, best, over):
-        scoring = Scoring(None, None, EXPERIMENTS["v1mix"].training, "", None)
+        scoring = Scoring(SimpleNamespace(schedule=EXPERIMENTS["v1mix"].training))
         scoring.kept = Kept(best, 0.5, [], np.empty(0))
         assert scoring.is_over(epoch) == over
 
     def test_pretraining_has_all_its_epochs(self):
-        scoring = Scoring(None, None, EXPERIMENTS["v1mix"].pretraining, "", None)
+        scoring = Scoring(SimpleNamespace(schedule=EXPERIMENTS["v1mix"].pretraining))
         scoring.kept = Kept(0, 0.5, [], np.empty(0))
         assert not scoring.is_over(34)
         assert scoring.is_over(35)
