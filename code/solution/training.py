@@ -242,10 +242,10 @@ class Scoring(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs):
         if not np.isfinite(logs["loss"]):
             raise FloatingPointError(f"the loss became {logs['loss']} in epoch {epoch + 1}")
-        one, clips = self._training, self._training.validation
-        one.learner.scorer.refold()
-        batches = one.learner.scorer.scores(clips)
-        batches = one.watch(batches, f"{one.part} scoring", len(clips))
+        training, clips = self._training, self._training.validation
+        scorer = training.learner.scorer
+        scorer.refold()
+        batches = training.watch(scorer.scores(clips), f"{training.part} scoring", len(clips))
         scores = np.concatenate([scores for _, scores in batches])  # (clips, classes)
         if not np.isfinite(scores).all():
             raise FloatingPointError(f"the scores are not finite in epoch {epoch + 1}")
@@ -254,7 +254,7 @@ class Scoring(keras.callbacks.Callback):
         logs |= {"epoch": epoch, "seconds": time.perf_counter() - self._began}
         self.history.append([float(logs[name]) for name in HISTORY])
         best = self.kept is None or logs["lrap"] > self.kept.lrap
-        if epoch >= one.schedule.keep_from and best:
+        if epoch >= training.schedule.keep_from and best:
             self.kept = Kept(epoch, logs["lrap"], self.model.get_weights(), scores)
         self.model.stop_training = self.is_over(epoch + 1)
 
