@@ -1,8 +1,9 @@
 """Every setting: one `Config` per experiment, the experiments, and the profiles that override them.
 
 Nothing else in the project holds a number to be tuned; what makes a layer or a feature the
-published one stands where it is made. The defaults below are the published ones; a profile is a
-table of overrides of what an experiment leaves at its default, and chooses no other code path.
+published one stands where it is made. The defaults below are the published ones, but for
+`precision`; a profile is a table of overrides of what an experiment leaves at its default, and
+chooses no other code path.
 """
 
 import math

@@ -130,7 +130,7 @@ class Clips:
 
     def submission(self):
         table = self.tables["test"][["fname"]]
-        return table.assign(**dict.fromkeys(self.classes, 0))
+        return table.assign(**dict.fromkeys(self.classes, 7))  # not to be added to scores
 
     def write_clips(self, folder: Path, *splits: str):
         folder.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from conftest import run_of
 from messages import InputError
 from runs import command_line, resume, work
 from solution import metrics
-from solution.training import Learner, Lq, Training
+from solution.training import Learner, Lq, Training, cross_entropy
 
 STAGES = command_line.STAGES
 
@@ -131,7 +131,7 @@ def test_each_schedule_has_a_loss_of_its_own(run, monkeypatch):
     ((_, pretraining),) = trainings_of(work.pretrain, run, [(config,)], monkeypatch)
     assert isinstance(pretraining.learner.model.loss, Lq)
     ((_, training),) = trainings_of(work.train_fold, run, [(config, 0)], monkeypatch)
-    assert training.learner.model.loss == "binary_crossentropy"
+    assert training.learner.model.loss is cross_entropy
 
 
 def test_stackers_see_the_weighted_average(finished, run_stage, monkeypatch):

@@ -19,8 +19,8 @@ from storage import Checkpoint, size_and_checksum, write_json
 # Raise a number when a change of the code changes that stage's results.
 REVISIONS = {
     "preprocess": 8,
-    "pretrain": 6,
-    "train": 6,
+    "pretrain": 7,
+    "train": 7,
     "predict": 3,
     "ensemble": 10,
     "report": 3,

@@ -44,7 +44,7 @@ class Learner:
         self.model = build_tagger(config, n_classes)
         self.model.compile(
             Nadam(config.learning_rate, config.schedule_decay),
-            loss=Lq(loss_q) if loss_q else "binary_crossentropy",
+            loss=Lq(loss_q) if loss_q else cross_entropy,
             # XLA is four times slower on CPUs, but JAX without it runs operation by operation.
             jit_compile=keras.backend.backend() == "jax",
         )
@@ -131,6 +131,19 @@ class Training:
         return self.config.learning_rate * 0.5**milestones
 
 
+def cross_entropy(labels, scores):
+    """Binary cross-entropy, mean over classes: (batch, classes), (batch, classes) -> (batch,)
+
+    A score within 1e-7 of 0 or 1 gives no gradient. Published setting: the default of Keras 2.1.5;
+    Keras 3, on TensorFlow, would look for what the sigmoid was taken of.
+    """
+    return keras.losses.binary_crossentropy(labels, _off_the_ends(scores))
+
+
+def _off_the_ends(scores):
+    return ops.clip(scores, keras.config.epsilon(), 1 - keras.config.epsilon())
+
+
 class Lq(keras.losses.Loss):
     """The Lq loss: (1 - p^q) / q, where p is the score of what the label says; mean over classes.
 
@@ -147,7 +160,7 @@ class Lq(keras.losses.Loss):
 
     def call(self, labels, scores):
         """(batch, classes), (batch, classes) -> (batch,)"""
-        p = ops.clip(scores, keras.config.epsilon(), 1 - keras.config.epsilon())
+        p = _off_the_ends(scores)
         there, absent = ((1 - p_right**self.q) / self.q for p_right in (p, 1 - p))
         return ops.mean(labels * there + (1 - labels) * absent, axis=-1)
 

@@ -142,3 +142,34 @@ def test_settings_of_the_networks_are_the_published_ones(name):
     ]
     momenta = [norm.momentum for norm in norms]
     assert momenta == [0.85] * 9 + [0.99]  # of nine layers, and of the global features
+    assert [norm.epsilon for norm in norms] == [1e-3] * 10  # some of those vary by less
+
+
+def initial(settings: dict) -> dict[str, str]:
+    """What the weights of a layer start from, by the settings of it or of the layer in it."""
+    found = {}
+    for name, value in settings.items():
+        if name.endswith("_initializer") and value is not None:
+            found[name.removesuffix("_initializer")] = value["class_name"]
+        elif name in ("layer", "backward_layer"):
+            found |= initial(value["config"])
+    return found
+
+
+@pytest.mark.parametrize("name", ["v1mix", "se_cat", "msc_1.0"])
+def test_initial_weights_are_drawn_as_published(name):
+    # The defaults of Keras 2.1.5: no layer of the solution names its own.
+    kernels = {"kernel": "GlorotUniform", "bias": "Zeros"}
+    averages = {"moving_mean": "Zeros", "moving_variance": "Ones"}
+    published = {
+        "Conv2D": kernels,
+        "Dense": kernels,
+        "Bidirectional": {**kernels, "recurrent": "Orthogonal"},
+        "BatchNormalization": {"gamma": "Ones", "beta": "Zeros", **averages},
+    }
+    published["FusedBatchNormalization"] = published["BatchNormalization"]
+    model = build_tagger(dataclasses.replace(config.EXPERIMENTS[name], **TINY), 3)
+    drawn = [layer for layer in layers_by_name(model).values() if layer.weights]
+    assert {type(layer).__name__ for layer in drawn} == published.keys()
+    for layer in drawn:
+        assert initial(layer.get_config()) == published[type(layer).__name__], layer.name

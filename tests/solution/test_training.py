@@ -10,7 +10,7 @@ import pytest
 from config import EXPERIMENTS, Schedule
 from solution import crops, metrics
 from solution.scoring import Scorer
-from solution.training import HISTORY, Kept, Learner, Lq, Scoring
+from solution.training import HISTORY, Kept, Learner, Lq, Scoring, cross_entropy
 from trainings import CONFIG, ONCE, learner
 
 
@@ -160,6 +160,30 @@ class TestEpochs:
         network.set_weights([weight * np.nan for weight in network.get_weights()])
         with pytest.raises(FloatingPointError, match="the loss became nan in epoch 1"):
             training.fit()
+
+
+class TestCrossEntropy:
+    @staticmethod
+    def step(logit: float, label: float) -> tuple[float, float]:
+        """The loss of one score, and how much a step of gradient descent changes the logit."""
+        score = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, "sigmoid")])
+        score.set_weights([np.array([[logit]]), np.zeros(1)])
+        score.compile(keras.optimizers.SGD(1.0), loss=cross_entropy)
+        loss = score.train_on_batch(np.ones((1, 1)), np.array([[label]]))
+        return float(loss), float(score.get_weights()[0].item()) - logit
+
+    @pytest.mark.parametrize("logit", [-4.6, 0.0, 1.5, 9.0])
+    def test_formula(self, logit):
+        p, label = 1 / (1 + np.exp(-logit)), 0.99
+        loss, change = self.step(logit, label)
+        assert loss == pytest.approx(-label * np.log(p) - 0.01 * np.log(1 - p), rel=1e-3)
+        assert change == pytest.approx(label - p, rel=1e-3)
+
+    @pytest.mark.parametrize(("logit", "label"), [(17, 0.01), (-17, 0.99), (30, 0.01), (-30, 0.5)])
+    def test_what_is_nearer_to_0_or_1_than_1e_7_moves_nothing_as_in_keras_2(self, logit, label):
+        loss, change = self.step(logit, label)
+        assert change == 0
+        assert loss < -np.log(5e-8)
 
 
 class TestLq:
