@@ -27,6 +27,7 @@ CLIP_FOLDERS = {
     "noisy": ("train_noisy", "audio_train", "FSDKaggle2019.audio_train_noisy"),
     "test": ("test", "audio_test", "FSDKaggle2019.audio_test"),
 }
+SHARED = "audio_train"  # by two splits: what lies in a split's own folders counts before
 # Cameras call their pictures .raw.
 AUDIO_SUFFIXES = {f".{name.lower()}" for name in sf.available_formats().keys() - {"RAW"}} | {
     *(".aif", ".aifc", ".oga", ".opus", ".m4a", ".m4b", ".aac", ".amr", ".wma", ".mka", ".mp2"),
@@ -62,6 +63,16 @@ class ClipFile:
     @property
     def is_packed(self) -> bool:
         return self.container.suffix.lower() == ".zip"
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder that it lies in, or that its archive is of."""
+        return self.container.stem if self.is_packed else self.container.name
+
+    @property
+    def is_shared(self) -> bool:
+        """May it be of another split?"""
+        return self.folder.casefold() == SHARED
 
     def open(self) -> BinaryIO:
         """A seekable binary file. UnreadableClip if the system, or a faulty archive, refuses it."""
@@ -165,7 +176,8 @@ def files_in(container: Path, skip_damaged: bool = False) -> Iterator[tuple[str,
 
 class ClipIndex:
     """Every file of a split's folders and archives, by its path there: InputError if one cannot be
-    read; with `skip_damaged` it counts as absent. Of an archive and its folder the folder counts.
+    read; with `skip_damaged` it counts as absent. Of an archive and what was unpacked from it the
+    folder counts.
 
     `paths` has the path of each ClipFile, `find` the files that a table may mean by a name,
     `places` the folders and archives in words.
@@ -176,6 +188,7 @@ class ClipIndex:
         self.find = functools.cache(self._find)  # which goes with the index
         self.places = f"{', '.join(f'{name}/' for name in self._folders)} (or .zip) of {root}"
         self._index = defaultdict(list)  # end of a path, with and without suffix -> files
+        self._unpacked = set()  # paths in folders; folders come before archives
         folders = [in_any_case(root, name) for name in reversed(self._folders)]
         archives = [in_any_case(root, f"{name}.zip") for name in self._folders]
         folders = [path for path in folders if path.is_dir()]
@@ -193,16 +206,19 @@ class ClipIndex:
             if is_hidden(os.path.dirname(path)):
                 continue
             file = ClipFile(container, name)
-            folder = container.stem if file.is_packed else container.name
-            parts = f"{folder}/{path}".casefold().split("/")
+            parts = f"{file.folder}/{path}".casefold().split("/")
+            for folder in self._folders:  # within the archive, or unpacked into its like
+                path = path.removeprefix(f"{folder}/")
+            if not file.is_packed:
+                self._unpacked.add((file.is_shared, path))
+            elif (file.is_shared, path) in self._unpacked:
+                continue
+            self.paths[file] = path
             for end in ("/".join(parts[i:]) for i in range(len(parts))):
                 self._index[strip(end)].append(file)
                 stem, suffix = os.path.splitext(end)
                 if suffix in AUDIO_SUFFIXES:
                     self._index[strip(stem)].append(file)
-            for folder in self._folders:  # within the archive, or unpacked into its like
-                path = path.removeprefix(f"{folder}/")
-            self.paths[file] = path
 
     def _find(self, fname: str) -> list[ClipFile]:
         """The files that a table may mean by this: several, where it does not say which."""
@@ -210,11 +226,18 @@ class ClipIndex:
         path = same_name(fname)
         wanted = re.sub(f"(?i).*/({'|'.join(self._folders)})/", r"\1/", path)
         found = self._index.get(wanted.casefold(), [])
+        found = [file for file in found if not file.is_shared] or found
         by_name = [file for file in found if file.name == fname]
         by_path = [file for file in found if self.paths[file] in (path, wanted)]
         by_end = [file for file in found if f"/{self.paths[file]}".endswith(f"/{wanted}")]
-        found = by_name or by_path or by_end or found
-        return [file for file in found if file.container == found[0].container]
+        return by_name or by_path or by_end or found
+
+    def in_words(self, found: list[ClipFile]) -> str:
+        """Two of the files that a name may mean, with as much of their paths as tells them apart."""
+        paths = [self.paths[file] for file in found]
+        if len({*paths}) < len(paths):
+            paths = [f"{file.folder}/{path}" for file, path in zip(found, paths, strict=True)]
+        return " or ".join(sorted(paths)[:2])
 
     def nearest(self, fname: str) -> str:
         """In words: the clip in another folder, of another format, or that is spelt like this."""
@@ -229,9 +252,9 @@ class ClipIndex:
         """All clips by name, with folders where several have one name; and what is no audio."""
         clips, others = {}, []
         for file, path in self.paths.items():
-            if is_hidden(path) or file.container != self.find(path)[0].container:
-                continue  # what was unpacked is in the folder
-            names = (os.path.basename(path), path)
+            if is_hidden(path):
+                continue
+            names = (os.path.basename(path), path, f"{file.folder}/{path}")
             if is_audio(file):
                 clips[next((name for name in names if self.find(name) == [file]), file.name)] = file
             else:
@@ -264,7 +287,7 @@ def locate(clips: ClipIndex, table: pd.DataFrame, curated=()) -> tuple[list, lis
         if not found:
             missing.append(fault + (clips.nearest(fname) if len(missing) < SHOWN else ""))
         elif len(found) > 1:
-            unclear.append(f"{fault} ({' or '.join(sorted(map(clips.paths.get, found))[:2])})")
+            unclear.append(f"{fault} ({clips.in_words(found)})")
         elif rows.setdefault(found[0], row) != row:
             unclear.append(f"{fault} (which row {rows[found[0]]} has)")
         elif found[0] in curated:

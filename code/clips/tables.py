@@ -119,6 +119,13 @@ def read_table(
             f"{path}: column {', '.join(nameless[:SHOWN])} has no name, and columns are classes: "
             "pandas writes such a one for its index, without `index=False`"
         )
+    # Spreadsheets leave the header empty above a second label.
+    beside = [i for i in nameless if "labels" in names and int(i) > names.index("labels") + 1]
+    if beside:
+        raise InputError(
+            f"{path}: column {', '.join(beside[:SHOWN])} has no name: several labels of a clip "
+            f"stand in one, and {JOINED}"
+        )
     spelt = pd.Index(map(same, names))
     twice = list(spelt[spelt.duplicated()])
     if any(twice):

@@ -12,6 +12,7 @@ import collections
 import contextlib
 import functools
 import importlib.util
+import json
 import logging
 import os
 import sys
@@ -251,14 +252,17 @@ def _connected(run: Run, most: int | None = None) -> Iterator[tuple]:
 
 
 def _client(scheduler: dict):
-    """Of the scheduler that was named."""
+    """Of the scheduler that was named, by its address or by the file that it wrote."""
     import distributed
+    from distributed.comm import resolve_address
 
     (named,) = scheduler.values()
     try:
-        if "scheduler_file" in scheduler:
-            Path(named).open().close()  # Dask would wait for it without end
-        return distributed.Client(**scheduler, set_as_default=False)
+        address = named
+        if "scheduler_file" in scheduler:  # Dask would wait for it without end
+            address = dict(json.loads(Path(named).read_text())).get("address", "")
+        resolve_address(address)  # a client of what is no address would wait a minute for its end
+        return distributed.Client(address, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:  # no address, no such file, no certificate
         raise PipelineError(f"no Dask scheduler answers at {named}: {error}") from error
 

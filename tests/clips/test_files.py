@@ -13,6 +13,7 @@ import weakref
 import zipfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from clips import dataset
@@ -195,6 +196,42 @@ class TestOneNameTwice:
         list_test_clips(twice, "day3/rec0.wav")
         message = fault(twice)
         assert "day3/rec0.wav (nearest: day1/" in message or "(nearest: day2/rec0" in message
+
+
+class TestOneNameInTwoFolders:
+    @pytest.mark.parametrize("packed", [False, True])
+    @pytest.mark.parametrize("listed", ["curated03.wav", "curated03", "train_noisy/curated03.wav"])
+    def test_noisy_clips_are_those_of_their_own_folder(self, root, clips, packed, listed):
+        shutil.copytree(root / "audio_train", root / "train_noisy")
+        if packed:
+            shutil.make_archive(root / "train_noisy", "zip", root / "train_noisy")
+            shutil.rmtree(root / "train_noisy")
+        (root / "train_noisy.csv").write_text(f"fname,labels\n{listed},Bark\n")
+        splits = dataset.load(root)
+        assert splits["noisy"].files[0].container.stem == "train_noisy"
+        assert {file.container.name for file in splits["curated"].files} == {"audio_train"}
+
+    def test_what_is_not_in_their_own_folder_is_looked_for_in_the_shared_one(self, root):
+        (root / "audio_train" / "curated03.wav").rename(root / "audio_train" / "n.wav")
+        curated = pd.read_csv(root / "train_curated.csv")
+        curated[curated["fname"] != "curated03.wav"].to_csv(root / "train_curated.csv", index=False)
+        (root / "train_noisy").mkdir()
+        shutil.copy(root / "audio_train" / "curated04.wav", root / "train_noisy")
+        (root / "train_noisy.csv").write_text("fname,labels\nn.wav,Bark\ncurated04.wav,Bark\n")
+        found = [file.container.name for file in dataset.load(root)["noisy"].files]
+        assert found == ["audio_train", "train_noisy"]
+
+    def test_two_folders_of_test_clips_are_two_clips(self, root):
+        (root / "test").mkdir()
+        (root / "audio_test" / NAMES[3]).rename(root / "test" / NAMES[0])
+        test = dataset.load(root)["test"]
+        assert test.fnames == [f"audio_test/{NAMES[0]}", f"test/{NAMES[0]}", *NAMES[1:3]]
+        assert [file.container.name for file in test.files[:2]] == ["audio_test", "test"]
+        list_test_clips(root, NAMES[0], NAMES[1])
+        assert f"row 2: {NAMES[0]} (audio_test/{NAMES[0]} or test/{NAMES[0]})" in fault(root)
+        list_test_clips(root, f"test/{NAMES[0]}", NAMES[1], f"audio_test/{NAMES[0]}")
+        found = [file.container.name for file in dataset.load(root)["test"].files]
+        assert found == ["test", "audio_test", "audio_test"]
 
 
 @pytest.mark.parametrize("prefix", [None, "", "audio_test/"])

@@ -196,6 +196,13 @@ def test_an_index_is_no_class(root, name):
         load(root, plain())
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_labels_in_columns_without_a_name_are_refused(root, separator):
+    rows = ["fname,labels,,", "curated00.wav,Bark,Meow,", "curated01.wav,Bark,,"]
+    with pytest.raises(InputError, match="column 3 has no name: several labels of a clip stand in"):
+        load(root, "\n".join(rows).replace(",", separator))
+
+
 def test_an_empty_list_is_no_label(root):
     with pytest.raises(InputError, match="clips without a label: row 3"):
         load(root, accented("Bark", "[]"))
