@@ -14,8 +14,9 @@ STEMS = ("plain", "msc")
 POOLINGS = ("max", "ave", "avemax1", "avemax2", "avemax3", "avemax4", "conv", "none")
 FRONT_ENDS = ("waveform", "logmel")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000  # Hz; others are lies, and costly to resample
 POSITIVE = (
-    *("sample_rate", "crop_samples", "n_hop", "power_melgram", "w_ratio", "gru_units"),
+    *("crop_samples", "n_hop", "power_melgram", "w_ratio", "gru_units"),
     *("batch_size", "learning_rate", "stacker_learning_rate", "stacker_batch_size"),
     "stacker_epochs",
 )
@@ -145,6 +146,8 @@ class Config(_Checked):
         beta = self.mixup_beta
         yield "mixup_beta", beta is None or 0 < beta < math.inf, "above 0"
 
+        rates = f"{LOWEST_RATE:,} to {HIGHEST_RATE:,} Hz"
+        yield "sample_rate", LOWEST_RATE <= self.sample_rate <= HIGHEST_RATE, rates
         yield "n_dft", self.n_dft > 0 and self.n_dft % 2 == 0, "an even number above 0"
         halved = -(-self.n_mels // 8) if self.pooling[1] != "none" else self.n_mels
         even = "an even number when poolings have halved it, as multiples of 16 are"

@@ -82,7 +82,7 @@ IMPOSSIBLE = {
     "n_views": [2],
     "batch_size": [0],
     "crop_samples": [0, -5],
-    "sample_rate": [0],
+    "sample_rate": [0, 999, 1_000_001],
     "precision": ["half"],
     "pooling": [["max", "min"]],
     "stem": ["wide"],

@@ -654,16 +654,27 @@ class TestEnds:
         assert done.stderr == "stopped: nobody reads the output any more; go on\n"
         assert done.returncode == 1
 
-    def test_with_a_closed_output(self):
-        program = "from runs import command_line\n"
-        program += "with command_line.errors_in_one_line('go on'):\n    print('a line')\n"
+    @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+    def test_with_closed_streams(self, tmp_path, closed):
+        program = (
+            "import sys\n"
+            "import joblib, tqdm\n"
+            "from runs import command_line\n"
+            "with command_line.errors_in_one_line('go on'), open(sys.argv[1], 'w') as file:\n"
+            "    print('a line')\n"
+            "    work = joblib.Parallel(2)(joblib.delayed(abs)(-i) for i in tqdm.tqdm(range(4)))\n"
+            "    print(work, file.fileno() > 2, file=file)\n"
+        )
         done = subprocess.run(
-            ["sh", "-c", '"$0" -c "$1" >&-', sys.executable, program],
+            ["sh", "-c", f'"$0" -c "$1" "$2" {closed}', sys.executable, program, tmp_path / "out"],
             env={**os.environ, "PYTHONPATH": os.path.dirname(config.__file__)},
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
         )
-        assert (done.stderr, done.returncode) == ("", 0)
+        assert done.returncode == 0
+        assert done.stdout == ("a line\n" if closed == "2>&-" else "")
+        assert "Error" not in done.stderr
+        assert (tmp_path / "out").read_text() == "[0, 1, 2, 3] True\n"
 
     def test_where_there_are_no_locks(self, monkeypatch, tmp_path, capsys):
         def no_locks(*_):

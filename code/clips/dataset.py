@@ -110,6 +110,12 @@ def load(root: Path) -> Dataset:
         warnings += _heard_before(tables["curated"], tables[name], name)
     if "fname" in classes:
         raise InputError(f"a class of {source} is called 'fname', like the column of file names")
+    names = [*classes, *(fname for split in splits.values() for fname in split.fnames)]
+    raise_if(
+        [repr(name) for name in names if "\r" in name],
+        root,
+        "clips or classes with a carriage return in their names, which ends a line: rename them",
+    )
     if len(classes) < 2:
         raise InputError(f"{source} has one class only, {classes[0]!r}: there is nothing to rank")
     return Dataset(classes, splits, tuple(warnings))

@@ -10,11 +10,11 @@ import librosa
 import numpy as np
 import soundfile as sf
 
+from config import HIGHEST_RATE, LOWEST_RATE
 from messages import UnreadableClip
 from solution.audio import INT16_SCALE, limited
 
 BLOCK_SAMPLES = 1 << 20
-LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000  # Hz; others are lies, and costly to resample
 # Of what FFmpeg reads: no playlists, which name other files, and nothing without a header, as text
 # passes for it.
 FFMPEG_FORMATS = (

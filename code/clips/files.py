@@ -233,7 +233,7 @@ class ClipIndex:
         return by_name or by_path or by_end or found
 
     def in_words(self, found: list[ClipFile]) -> str:
-        """Two of the files that a name may mean, with as much of their paths as tells them apart."""
+        """Two of the files that a name may mean, with what tells them apart of their paths."""
         paths = [self.paths[file] for file in found]
         if len({*paths}) < len(paths):
             paths = [f"{file.folder}/{path}" for file, path in zip(found, paths, strict=True)]

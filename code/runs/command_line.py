@@ -257,6 +257,7 @@ def errors_in_one_line(then: str, memory: str = "end other programs") -> Iterato
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # In a log, too, each line is there when it is printed; and names may hold what the
@@ -264,8 +265,7 @@ def errors_in_one_line(then: str, memory: str = "end other programs") -> Iterato
             stream.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         yield
-        if sys.stdout:  # None where it was closed
-            sys.stdout.flush()
+        sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
         # joblib makes a RuntimeError of an interruption while it starts processes.
         if interruptions or isinstance(error, KeyboardInterrupt):
@@ -275,6 +275,15 @@ def errors_in_one_line(then: str, memory: str = "end other programs") -> Iterato
         if line is None:
             raise
         sys.exit(line)
+
+
+def _open_closed_streams() -> None:
+    """Libraries count on output and error; and the next file that is opened would become them."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def _in_one_line(error: Exception, then: str, memory: str) -> str | None:

@@ -21,12 +21,20 @@ def read(path: Path) -> dict:
     InputError if the file cannot be read, or holds what is no setting or no value of one.
     """
     try:
-        settings = json.loads(path.read_text())
+        settings = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=_each_once)
     except OSError as error:
         raise InputError(f"--settings {path} cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise InputError(f"--settings {path} is no JSON: {error}") from error
     _check(settings, KINDS, f"--settings {path}: ")
+    return settings
+
+
+def _each_once(pairs: list[tuple]) -> dict:
+    """A JSON object. ValueError if it has a name twice."""
+    settings = dict(pairs)
+    if len(settings) < len(pairs):
+        raise ValueError(f"one of {', '.join(name for name, _ in pairs)} is there twice")
     return settings
 
 
@@ -37,7 +45,7 @@ def _check(settings: dict, kinds: dict, where: str) -> None:
         if name not in kinds:
             known = f"; there are {', '.join(kinds)}"
             raise InputError(f"{where}there is no setting {name!r}{nearest(name, kinds) or known}")
-        if kinds[name] is Schedule:
+        if kinds[name] is Schedule and isinstance(value, dict):
             _check(value, SCHEDULE_KINDS, f"{where}{name}.")
         elif not is_a(value, kinds[name]):
             raise InputError(
@@ -47,6 +55,8 @@ def _check(settings: dict, kinds: dict, where: str) -> None:
 
 def called(kind) -> str:
     """A type in words: "int", "tuple[str, str]", "float | None"."""
+    if kind is Schedule:
+        return 'settings by name, as {"epochs": 40}'
     return kind.__name__ if type(kind) is type else str(kind)
 
 

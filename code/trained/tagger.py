@@ -11,8 +11,8 @@ from typing import NamedTuple
 import librosa
 import numpy as np
 
-from clips.decoding import HIGHEST_RATE, LOWEST_RATE
 from clips.prepare import PreparedClip, prepare_waveform
+from config import HIGHEST_RATE, LOWEST_RATE
 from messages import InputError
 from solution import audio, crops
 from solution.models import require_tensorflow

@@ -263,6 +263,19 @@ class TestFaults:
         table.to_csv(root / "sample_submission.csv")
         self.fail(root, "sample_submission.csv: column 1 has no name", "index=False")
 
+    def test_a_carriage_return_in_the_name_of_a_class(self, root):
+        (root / "sample_submission.csv").unlink()
+        table = pd.read_csv(root / "train_noisy.csv").assign(labels="Tick\rtock")
+        table.to_csv(root / "train_noisy.csv", index=False, quoting=1)
+        self.fail(root, f"{root}: 1 clips or classes with a carriage return", r"'Tick\rtock'")
+
+    def test_a_carriage_return_in_the_name_of_a_clip(self, root):
+        (root / "sample_submission.csv").unlink()
+        (root / "test_post_competition.csv").unlink(missing_ok=True)
+        folder = next(path for path in root.iterdir() if path.name in ("test", "audio_test"))
+        next(folder.iterdir()).rename(folder / "a\rb.wav")
+        self.fail(root, "1 clips or classes with a carriage return", r"'a\rb.wav'")
+
     def test_a_class_with_the_name_of_a_column(self, root):
         (root / "sample_submission.csv").unlink()
         self.edit(root, "train_noisy.csv", lambda t: t.assign(labels="fname"))

@@ -26,7 +26,12 @@ from runs import settings
         ('{"htk": 1}', "htk must be bool; got 1"),
         ('{"pooling": ["max"]}', r"pooling must be tuple\[str, str\]"),
         ('{"block_filters": [16, "a"]}', "block_filters must be"),
-        ('{"training": 3}', r"training.expected settings by name"),
+        ('{"training": 3}', r'training must be settings by name, as {"epochs": 40}; got 3'),
+        ('{"training": []}', r"training must be settings by name, .*; got \[\]"),
+        (
+            '{"n_folds": 3, "n_hop": 512, "n_folds": 4}',
+            "no JSON: one of n_folds, n_hop, n_folds is",
+        ),
         ('{"training": {"epoch": 3}}', r"training.there is no setting 'epoch' \(nearest: epochs\)"),
     ],
 )
@@ -35,6 +40,11 @@ def test_what_is_wrong_is_named_with_its_file(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(InputError, match=f"--settings {path}.*{message}"):
         settings.read(path)
+
+
+def test_as_notepad_saves_it(tmp_path):
+    (tmp_path / "mine.json").write_text('{"n_hop": 512}', "utf-8-sig")
+    assert settings.read(tmp_path / "mine.json") == {"n_hop": 512}
 
 
 def test_a_file_that_is_not_there(tmp_path):
