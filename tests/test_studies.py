@@ -10,6 +10,8 @@ import esc10
 import real_sets
 import study
 from clips import dataset
+from conftest import run_of
+from solution.folds import assign_folds_by_name
 from storage import write_scores
 
 HERE = Path(__file__).resolve().parent
@@ -84,6 +86,41 @@ def test_official_folds_are_each_the_test_set_of_the_others(make_clips, tmp_path
         write_scores(tmp_path / "out" / path, data["test"].fnames, data.classes, scores)
     found = esc10.accuracies(clips, tmp_path / "out")
     assert found == {"ensemble": 1.0, "v1mix": pytest.approx(0.75)}
+
+
+def test_networks_are_tested_on_the_official_fold_that_they_did_not_hear(
+    make_clips, tmp_path, monkeypatch, capsys
+):
+    made = make_clips(sizes={"curated": 20, "noisy": 0, "test": 0})
+    made.write_clips(tmp_path / "esc10" / "audio", "curated")
+    files = made.tables["curated"]["fname"]
+    clips = pd.DataFrame({"file": files, "category": ["Bark", "Meow"] * 10, "freesound_id": 7})
+    clips["fold"] = np.arange(20) // 2 % 5 + 1  # two clips of each class in each
+    clips.to_csv(tmp_path / "esc10" / "esc10.csv", index=False)
+
+    def stages(function, output, settings, options):
+        run = run_of(*options)
+        assert settings == {"n_folds": 5, "training": {"keep_from": 39}}
+        data, (one, other) = run.dataset, run.configs
+        curated = data["curated"]
+        folds = assign_folds_by_name(curated.fnames, curated.labels, 5, groups=curated.groups)
+        assert len({*zip(folds, clips["fold"], strict=True)}) == len({*folds}) == 5
+        truth = pd.get_dummies(clips["category"]).to_numpy(np.float32)
+        for config, wrong in ((one, [0, 2]), (other, [0])):
+            scores = truth.copy()
+            scores[wrong] = 0.9 * scores[wrong, ::-1]  # less sure than the other network
+            (output / "predictions" / config.name).mkdir(parents=True)
+            path = output / "predictions" / config.name / "oof.csv"
+            write_scores(path, curated.fnames, data.classes, scores)
+
+    monkeypatch.setattr(esc10.processes, "apart", stages)
+    arguments = ["esc10.py", str(tmp_path / "esc10"), str(tmp_path / "out"), "--profile", "best"]
+    monkeypatch.setattr("sys.argv", arguments)
+    esc10.main()
+    *_, mean = printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["1", "0.75", "0.75", "0.75"] in printed
+    assert ["2", "0.75", "1.00", "1.00"] in printed
+    assert mean == ["mean", "0.90", "0.95", "0.95"]
 
 
 def test_noisy_clips_are_another_fold_and_four_labels_in_ten_are_wrong(make_clips, tmp_path):
