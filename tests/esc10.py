@@ -39,6 +39,8 @@ def main() -> None:
     parser.add_argument("--ensembles", action="store_true")
     parser.add_argument("--folds", default="1,2,3,4,5", help="official ones, of --ensembles")
     args = parser.parse_args()
+    if not args.ensembles and args.folds != parser.get_default("folds"):
+        parser.error("--folds goes with --ensembles")
     clips = pd.read_csv(args.esc10 / "esc10.csv")
     table = of_ensembles(args, clips) if args.ensembles else of_networks(args, clips)
     table.loc["mean"] = table.mean()
@@ -46,7 +48,7 @@ def main() -> None:
 
 
 def of_networks(args: argparse.Namespace, clips: pd.DataFrame) -> pd.DataFrame:
-    """By official fold the accuracy of each experiment's network, and of their average."""
+    """By official fold the accuracy of each experiment's network, and of their weighted average."""
     real_sets.lay_out(
         real_sets.in_official_folds(clips), args.esc10 / "audio", args.output / "input"
     )
@@ -55,7 +57,8 @@ def of_networks(args: argparse.Namespace, clips: pd.DataFrame) -> pd.DataFrame:
     run(args, args.output, {"n_folds": 5, "training": last}, configs)
     predictions = args.output / "output" / "predictions"
     scores = {one.name: read_scores(predictions / one.name / "oof.csv") for one in configs}
-    scores["average"] = sum(one.stack_weight * scores[one.name] for one in configs)
+    if len(configs) > 1:
+        scores["average"] = sum(one.stack_weight * scores[one.name] for one in configs)
     folds = clips.set_index("file")["fold"]
     found = {name: right(clips, of).groupby(folds).mean() for name, of in scores.items()}
     return pd.DataFrame(found)

@@ -27,13 +27,14 @@ CLIP_FOLDERS = {
     "noisy": ("train_noisy", "audio_train", "FSDKaggle2019.audio_train_noisy"),
     "test": ("test", "audio_test", "FSDKaggle2019.audio_test"),
 }
-SHARED = "audio_train"  # by two splits: what lies in a split's own folders counts before
+SHARED = "audio_train"  # by two splits: another clip in a split's own folder counts before
 # Cameras call their pictures .raw.
 AUDIO_SUFFIXES = {f".{name.lower()}" for name in sf.available_formats().keys() - {"RAW"}} | {
     *(".aif", ".aifc", ".oga", ".opus", ".m4a", ".m4b", ".aac", ".amr", ".wma", ".mka", ".mp2"),
     *(".3gp", ".3gpp", ".3g2", ".mp4", ".m4r", ".m4v", ".mov", ".mkv", ".webm", ".weba"),
     *(".ac3", ".eac3", ".ape", ".wv", ".tta", ".asf", ".wmv", ".avi", ".flv", ".mpg", ".mpeg"),
 }
+BEGINNING = 1 << 16  # bytes of clips of one size that are compared
 DEEPEST = 8  # folder below the one where files are looked for
 UTF8_FLAG = 0x800  # of a member of a zip archive
 LARGEST_MEMBER = 1 << 30  # bytes; two hours in one channel are less
@@ -176,8 +177,7 @@ def files_in(container: Path, skip_damaged: bool = False) -> Iterator[tuple[str,
 
 class ClipIndex:
     """Every file of a split's folders and archives, by its path there: InputError if one cannot be
-    read; with `skip_damaged` it counts as absent. Of an archive and what was unpacked from it the
-    folder counts.
+    read; with `skip_damaged` it counts as absent. Of an archive and its folder the folder counts.
 
     `paths` has the path of each ClipFile, `find` the files that a table may mean by a name,
     `places` the folders and archives in words.
@@ -188,7 +188,6 @@ class ClipIndex:
         self.find = functools.cache(self._find)  # which goes with the index
         self.places = f"{', '.join(f'{name}/' for name in self._folders)} (or .zip) of {root}"
         self._index = defaultdict(list)  # end of a path, with and without suffix -> files
-        self._unpacked = set()  # paths in folders; folders come before archives
         folders = [in_any_case(root, name) for name in reversed(self._folders)]
         archives = [in_any_case(root, f"{name}.zip") for name in self._folders]
         folders = [path for path in folders if path.is_dir()]
@@ -209,10 +208,6 @@ class ClipIndex:
             parts = f"{file.folder}/{path}".casefold().split("/")
             for folder in self._folders:  # within the archive, or unpacked into its like
                 path = path.removeprefix(f"{folder}/")
-            if not file.is_packed:
-                self._unpacked.add((file.is_shared, path))
-            elif (file.is_shared, path) in self._unpacked:
-                continue
             self.paths[file] = path
             for end in ("/".join(parts[i:]) for i in range(len(parts))):
                 self._index[strip(end)].append(file)
@@ -226,11 +221,10 @@ class ClipIndex:
         path = same_name(fname)
         wanted = re.sub(f"(?i).*/({'|'.join(self._folders)})/", r"\1/", path)
         found = self._index.get(wanted.casefold(), [])
-        found = [file for file in found if not file.is_shared] or found
         by_name = [file for file in found if file.name == fname]
         by_path = [file for file in found if self.paths[file] in (path, wanted)]
         by_end = [file for file in found if f"/{self.paths[file]}".endswith(f"/{wanted}")]
-        return by_name or by_path or by_end or found
+        return _counting(by_name or by_path or by_end or found)
 
     def in_words(self, found: list[ClipFile]) -> str:
         """Two of the files that a name may mean, with what tells them apart of their paths."""
@@ -252,14 +246,45 @@ class ClipIndex:
         """All clips by name, with folders where several have one name; and what is no audio."""
         clips, others = {}, []
         for file, path in self.paths.items():
-            if is_hidden(path):
-                continue
+            if is_hidden(path) or all(file.container != one.container for one in self.find(path)):
+                continue  # what was unpacked, or is a copy, is there already
             names = (os.path.basename(path), path, f"{file.folder}/{path}")
             if is_audio(file):
                 clips[next((name for name in names if self.find(name) == [file]), file.name)] = file
             else:
                 others.append(shown(path))
         return clips, sorted(others)
+
+
+def _counting(found: list[ClipFile]) -> list[ClipFile]:
+    """Those of one folder or archive, where all are copies of one clip; else all that may be meant.
+
+    Folders come before archives.
+    """
+    for shared in (False, True):  # what was unpacked, and perhaps mended since
+        if any(file.is_shared == shared and not file.is_packed for file in found):
+            found = [file for file in found if file.is_shared != shared or not file.is_packed]
+    if len({file.is_packed for file in found}) == 1 and not _is_one_clip(found):
+        found = [file for file in found if not file.is_shared] or found
+    if _is_one_clip(found):
+        return [file for file in found if file.container == found[0].container]
+    return found
+
+
+def _is_one_clip(found: list[ClipFile]) -> bool:
+    """Are those in several folders or archives copies, by their size and how they begin?"""
+    if len({file.container for file in found}) < 2:
+        return True
+    if len({file.stamp()[0] for file in found}) > 1:
+        return False
+    beginnings = set()
+    try:
+        for file in found:
+            with file.open() as stream:
+                beginnings.add(stream.read(BEGINNING))
+    except UnreadableClip:
+        return False
+    return len(beginnings) == 1
 
 
 def is_named_as_audio(path: str | Path) -> bool:

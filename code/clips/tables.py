@@ -84,7 +84,7 @@ def _parsed(text: str, columns: tuple[str, ...]) -> pd.DataFrame:
     if len(table.columns) == 1 and "," in table[0][0]:  # all of it was one column of a spreadsheet
         return _parsed("\n".join(table[0]), columns)
     table.index += 2 if told else 1
-    return table.loc[:, (table != "").any()]
+    return table.loc[:, (table.map(strip) != "").any()]
 
 
 def read_table(
@@ -112,19 +112,20 @@ def read_table(
             f"{path}: needs the column{'s' * (len(missing) > 1)} {', '.join(missing)}, but has "
             f"{shown(', '.join(header[:SHOWN]))}: name them in its first row, and {SAVE_AS}"
         )
+    in_file = [column + 1 for column in table.columns]  # empty ones are left out
     table.columns = names
-    nameless = [str(i) for i, text in enumerate(header, 1) if not text or "Unnamed: " in text]
+    nameless = [
+        str(i) for i, text in zip(in_file, header, strict=True) if not text or "Unnamed: " in text
+    ]
     if nameless and name == "submission":
         raise InputError(
             f"{path}: column {', '.join(nameless[:SHOWN])} has no name, and columns are classes: "
             "pandas writes such a one for its index, without `index=False`"
         )
-    # Spreadsheets leave the header empty above a second label.
-    beside = [i for i in nameless if "labels" in names and int(i) > names.index("labels") + 1]
-    if beside:
+    if "labels" in names and str(in_file[names.index("labels")] + 1) in nameless:
         raise InputError(
-            f"{path}: column {', '.join(beside[:SHOWN])} has no name: several labels of a clip "
-            f"stand in one, and {JOINED}"
+            f"{path}: column {in_file[names.index('labels')] + 1}, beside the labels, has no name: "
+            f"several labels of a clip stand in one column, where {JOINED}; name or remove others"
         )
     spelt = pd.Index(map(same, names))
     twice = list(spelt[spelt.duplicated()])

@@ -1,5 +1,6 @@
 """Settings files: JSON of what differs from a profile, for every experiment of a run."""
 
+import collections
 import json
 import types
 from dataclasses import fields
@@ -25,17 +26,17 @@ def read(path: Path) -> dict:
     except OSError as error:
         raise InputError(f"--settings {path} cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise InputError(f"--settings {path} is no JSON: {error}") from error
+        raise InputError(f"--settings {path} is no JSON of settings: {error}") from error
     _check(settings, KINDS, f"--settings {path}: ")
     return settings
 
 
 def _each_once(pairs: list[tuple]) -> dict:
     """A JSON object. ValueError if it has a name twice."""
-    settings = dict(pairs)
-    if len(settings) < len(pairs):
-        raise ValueError(f"one of {', '.join(name for name, _ in pairs)} is there twice")
-    return settings
+    counts = collections.Counter(name for name, _ in pairs)
+    for name in [name for name, n in counts.items() if n > 1]:
+        raise ValueError(f"{name} is there twice")
+    return dict(pairs)
 
 
 def _check(settings: dict, kinds: dict, where: str) -> None:

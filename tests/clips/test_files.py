@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import soundfile as sf
 
 from clips import dataset
 from clips.files import ClipIndex, walk
@@ -199,33 +200,80 @@ class TestOneNameTwice:
 
 
 class TestOneNameInTwoFolders:
-    @pytest.mark.parametrize("packed", [False, True])
+    """Copies of a clip are that clip; another one of this name is never taken for it silently."""
+
+    def other(self, folder, name):
+        """Another clip of that name, and of the same length."""
+        folder.mkdir(exist_ok=True)
+        sound, rate = sf.read(folder.parent / "audio_train" / "curated03.wav", dtype="int16")
+        sf.write(folder / name, sound[::-1], rate)
+
+    def archived(self, folder):
+        shutil.make_archive(folder, "zip", folder)
+        shutil.rmtree(folder)
+
     @pytest.mark.parametrize("listed", ["curated03.wav", "curated03", "train_noisy/curated03.wav"])
-    def test_noisy_clips_are_those_of_their_own_folder(self, root, clips, packed, listed):
-        shutil.copytree(root / "audio_train", root / "train_noisy")
-        if packed:
-            shutil.make_archive(root / "train_noisy", "zip", root / "train_noisy")
-            shutil.rmtree(root / "train_noisy")
+    def test_another_one_in_the_splits_own_folder_counts(self, root, listed):
+        self.other(root / "train_noisy", "curated03.wav")
         (root / "train_noisy.csv").write_text(f"fname,labels\n{listed},Bark\n")
         splits = dataset.load(root)
-        assert splits["noisy"].files[0].container.stem == "train_noisy"
+        assert splits["noisy"].files[0].container.name == "train_noisy"
         assert {file.container.name for file in splits["curated"].files} == {"audio_train"}
+
+    def test_another_one_in_its_archive_has_to_be_named_in_full(self, root):
+        self.other(root / "train_noisy", "curated03.wav")
+        self.archived(root / "train_noisy")
+        (root / "train_noisy.csv").write_text("fname,labels\ncurated03.wav,Bark\n")
+        assert "(audio_train/curated03.wav or train_noisy/curated03.wav)" in fault(root)
+        (root / "train_noisy.csv").write_text("fname,labels\ntrain_noisy/curated03.wav,Bark\n")
+        assert dataset.load(root)["noisy"].files[0].container.name == "train_noisy.zip"
+
+    @pytest.mark.parametrize("packed", [False, True])
+    @pytest.mark.parametrize("folder", ["train_curated", "train_noisy"])
+    def test_a_copy_is_that_clip_and_not_heard_in_pretraining(self, root, folder, packed):
+        (root / folder).mkdir()
+        shutil.copy(root / "audio_train" / "curated03.wav", root / folder)
+        if packed:
+            self.archived(root / folder)
+        (root / "train_noisy.csv").write_text("fname,labels\ncurated03.wav,Bark\n")
+        assert "1 clips that are in the curated table too: row 2: curated03.wav" in fault(root)
 
     def test_what_is_not_in_their_own_folder_is_looked_for_in_the_shared_one(self, root):
         (root / "audio_train" / "curated03.wav").rename(root / "audio_train" / "n.wav")
         curated = pd.read_csv(root / "train_curated.csv")
         curated[curated["fname"] != "curated03.wav"].to_csv(root / "train_curated.csv", index=False)
         (root / "train_noisy").mkdir()
-        shutil.copy(root / "audio_train" / "curated04.wav", root / "train_noisy")
-        (root / "train_noisy.csv").write_text("fname,labels\nn.wav,Bark\ncurated04.wav,Bark\n")
-        found = [file.container.name for file in dataset.load(root)["noisy"].files]
-        assert found == ["audio_train", "train_noisy"]
+        (root / "train_noisy.csv").write_text("fname,labels\nn.wav,Bark\n")
+        assert dataset.load(root)["noisy"].files[0].container.name == "audio_train"
+
+    def test_a_clip_that_was_unpacked_and_mended(self, root):
+        shutil.copytree(root / "audio_test", root / "test")
+        self.archived(root / "test")
+        self.other(root / "audio_test", NAMES[0])
+        list_test_clips(root, NAMES[0], f"test/{NAMES[1]}")
+        found = [file.container.name for file in dataset.load(root)["test"].files]
+        assert found == ["audio_test", "test.zip"]  # of which the second was named in full
+
+    @pytest.mark.parametrize("packed", [False, True])
+    def test_two_layouts_with_the_same_clips(self, root, packed):
+        shutil.copytree(root / "audio_test", root / "test")
+        if packed:
+            self.archived(root / "test")
+            self.archived(root / "audio_test")
+        assert dataset.load(root)["test"].fnames == NAMES
+        list_test_clips(root, *NAMES)
+        for split in (
+            dataset.load(root)["test"],
+            dataset.find_test(root, ["Bark", "Meow", "Tick-tock"])[0],
+        ):
+            assert split.fnames == NAMES
+            assert len({file.container for file in split.files}) == 1
+            read_all(split)
 
     def test_two_folders_of_test_clips_are_two_clips(self, root):
-        (root / "test").mkdir()
-        (root / "audio_test" / NAMES[3]).rename(root / "test" / NAMES[0])
+        self.other(root / "test", NAMES[0])
         test = dataset.load(root)["test"]
-        assert test.fnames == [f"audio_test/{NAMES[0]}", f"test/{NAMES[0]}", *NAMES[1:3]]
+        assert test.fnames == [f"audio_test/{NAMES[0]}", f"test/{NAMES[0]}", *NAMES[1:]]
         assert [file.container.name for file in test.files[:2]] == ["audio_test", "test"]
         list_test_clips(root, NAMES[0], NAMES[1])
         assert f"row 2: {NAMES[0]} (audio_test/{NAMES[0]} or test/{NAMES[0]})" in fault(root)

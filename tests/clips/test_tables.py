@@ -199,8 +199,23 @@ def test_an_index_is_no_class(root, name):
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 def test_labels_in_columns_without_a_name_are_refused(root, separator):
     rows = ["fname,labels,,", "curated00.wav,Bark,Meow,", "curated01.wav,Bark,,"]
-    with pytest.raises(InputError, match="column 3 has no name: several labels of a clip stand in"):
+    with pytest.raises(InputError, match="column 3, beside the labels, has no name: several"):
         load(root, "\n".join(rows).replace(",", separator))
+    rows = ["fname,,labels,", "curated00.wav,,Bark,Meow", "curated01.wav,,Bark,"]
+    with pytest.raises(InputError, match="column 4, beside the labels, has no name"):
+        load(root, "\n".join(rows).replace(",", separator))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ["fname,labels,", "curated00.wav,Bark, ", "curated01.wav,Meow,"],
+        ["fname,labels,group,", "curated00.wav,Bark,x,a note", "curated01.wav,Meow,y,"],
+        [",fname,labels", "0,curated00.wav,Bark", "1,curated01.wav,Meow"],
+    ],
+)
+def test_other_columns_without_a_name_are_harmless(root, rows):
+    assert load(root, "\n".join(rows)).classes == ["Bark", "Meow"]
 
 
 def test_an_empty_list_is_no_label(root):

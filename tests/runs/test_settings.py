@@ -28,10 +28,7 @@ from runs import settings
         ('{"block_filters": [16, "a"]}', "block_filters must be"),
         ('{"training": 3}', r'training must be settings by name, as {"epochs": 40}; got 3'),
         ('{"training": []}', r"training must be settings by name, .*; got \[\]"),
-        (
-            '{"n_folds": 3, "n_hop": 512, "n_folds": 4}',
-            "no JSON: one of n_folds, n_hop, n_folds is",
-        ),
+        ('{"htk": true, "n_hop": 512, "htk": true}', "no JSON of settings: htk is there twice"),
         ('{"training": {"epoch": 3}}', r"training.there is no setting 'epoch' \(nearest: epochs\)"),
     ],
 )

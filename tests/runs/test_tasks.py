@@ -257,17 +257,21 @@ def test_no_scheduler_is_one_line(tmp_path):
             tasks.run_all(make_run(tmp_path, **scheduler), [task("a")])
 
 
+def not_to_be_called(*_, **options):
+    raise AssertionError("a client was made")
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "http://127.0.0.1:8787", "tcp://host:x", ""])
 def test_what_is_no_address_is_not_tried(tmp_path, monkeypatch, address):
     """A client of it would wait for a minute at its end."""
-    monkeypatch.setattr("distributed.Client", None)
+    monkeypatch.setattr("distributed.Client", not_to_be_called)
     with pytest.raises(PipelineError, match="^no Dask scheduler answers at "):
         tasks.run_all(make_run(tmp_path, address=address), [task("a")])
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", "null", '{"address": null}', "\x00"])
 def test_what_is_no_schedulers_file_is_not_tried(tmp_path, monkeypatch, content):
-    monkeypatch.setattr("distributed.Client", None)
+    monkeypatch.setattr("distributed.Client", not_to_be_called)
     (file := tmp_path / "scheduler.json").write_text(content)
     with pytest.raises(PipelineError, match=f"^no Dask scheduler answers at {file}: "):
         tasks.run_all(make_run(tmp_path, scheduler_file=str(file)), [task("a")])
