@@ -37,9 +37,9 @@ def main() -> None:
     parser.add_argument("--profile", default="small")
     parser.add_argument("--experiments", type=command_line.names, metavar="A,B")
     parser.add_argument("--ensembles", action="store_true")
-    parser.add_argument("--folds", default="1,2,3,4,5", help="official ones, of --ensembles")
+    parser.add_argument("--folds", type=command_line.numbers, help="official, of --ensembles")
     args = parser.parse_args()
-    if not args.ensembles and args.folds != parser.get_default("folds"):
+    if args.folds and not args.ensembles:
         parser.error("--folds goes with --ensembles")
     clips = pd.read_csv(args.esc10 / "esc10.csv")
     table = of_ensembles(args, clips) if args.ensembles else of_networks(args, clips)
@@ -67,7 +67,7 @@ def of_networks(args: argparse.Namespace, clips: pd.DataFrame) -> pd.DataFrame:
 def of_ensembles(args: argparse.Namespace, clips: pd.DataFrame) -> pd.DataFrame:
     """By official fold the accuracy of the ensemble and of its members, and minutes."""
     rows, configs = [], config.experiments(args.profile, args.experiments)
-    for fold in map(int, args.folds.split(",")):
+    for fold in args.folds or range(1, 6):
         folder = args.output / f"fold{fold}"
         splits = real_sets.by_official_fold(clips, fold)
         real_sets.lay_out(splits, args.esc10 / "audio", folder / "input")

@@ -22,12 +22,12 @@ from clips.decoding import holds_sound
 from clips.names import nearest, same, shown, strip
 from messages import SHOWN, InputError, UnreadableClip, raise_if
 
+SHARED = "audio_train"  # by two splits: another clip in a split's own folder counts before
 CLIP_FOLDERS = {
-    "curated": ("train_curated", "audio_train", "FSDKaggle2019.audio_train_curated"),
-    "noisy": ("train_noisy", "audio_train", "FSDKaggle2019.audio_train_noisy"),
+    "curated": ("train_curated", SHARED, "FSDKaggle2019.audio_train_curated"),
+    "noisy": ("train_noisy", SHARED, "FSDKaggle2019.audio_train_noisy"),
     "test": ("test", "audio_test", "FSDKaggle2019.audio_test"),
 }
-SHARED = "audio_train"  # by two splits: another clip in a split's own folder counts before
 # Cameras call their pictures .raw.
 AUDIO_SUFFIXES = {f".{name.lower()}" for name in sf.available_formats().keys() - {"RAW"}} | {
     *(".aif", ".aifc", ".oga", ".opus", ".m4a", ".m4b", ".aac", ".amr", ".wma", ".mka", ".mp2"),
@@ -91,6 +91,18 @@ class ClipFile:
             raise UnreadableClip(f"cannot be opened ({error.strerror or error})") from error
         except (KeyError, *BAD_ARCHIVE) as error:
             raise UnreadableClip(f"cannot be unpacked ({error})") from error
+
+    def beginning(self) -> tuple[int, bytes]:
+        """Its size and its first bytes, as copies have them; of what cannot be read, its place."""
+        data = bytes(self.container)
+        with contextlib.suppress(OSError, *BAD_ARCHIVE):
+            if self.is_packed:  # no more is unpacked than is read
+                opened = _archive(self.container).open(self.name)
+            else:
+                opened = (self.container / self.name).open("rb")
+            with opened as file:
+                data = file.read(BEGINNING)
+        return self.stamp()[0], data
 
     def stamp(self) -> tuple[int, ...]:
         """Size, time and the like, of an archive as well; another or a mended clip has others."""
@@ -206,14 +218,14 @@ class ClipIndex:
                 continue
             file = ClipFile(container, name)
             parts = f"{file.folder}/{path}".casefold().split("/")
-            for folder in self._folders:  # within the archive, or unpacked into its like
-                path = path.removeprefix(f"{folder}/")
-            self.paths[file] = path
             for end in ("/".join(parts[i:]) for i in range(len(parts))):
                 self._index[strip(end)].append(file)
                 stem, suffix = os.path.splitext(end)
                 if suffix in AUDIO_SUFFIXES:
                     self._index[strip(stem)].append(file)
+            for folder in self._folders:  # within the archive, or unpacked into its like
+                path = path.removeprefix(f"{folder}/")
+            self.paths[file] = path
 
     def _find(self, fname: str) -> list[ClipFile]:
         """The files that a table may mean by this: several, where it does not say which."""
@@ -261,30 +273,18 @@ def _counting(found: list[ClipFile]) -> list[ClipFile]:
 
     Folders come before archives.
     """
-    for shared in (False, True):  # what was unpacked, and perhaps mended since
-        if any(file.is_shared == shared and not file.is_packed for file in found):
-            found = [file for file in found if file.is_shared != shared or not file.is_packed]
-    if len({file.is_packed for file in found}) == 1 and not _is_one_clip(found):
-        found = [file for file in found if not file.is_shared] or found
-    if _is_one_clip(found):
-        return [file for file in found if file.container == found[0].container]
-    return found
-
-
-def _is_one_clip(found: list[ClipFile]) -> bool:
-    """Are those in several folders or archives copies, by their size and how they begin?"""
     if len({file.container for file in found}) < 2:
-        return True
-    if len({file.stamp()[0] for file in found}) > 1:
-        return False
-    beginnings = set()
-    try:
-        for file in found:
-            with file.open() as stream:
-                beginnings.add(stream.read(BEGINNING))
-    except UnreadableClip:
-        return False
-    return len(beginnings) == 1
+        return found
+    unpacked = {file.is_shared for file in found if not file.is_packed}  # and perhaps mended since
+    rest = [file for file in found if not (file.is_packed and file.is_shared in unpacked)]
+    if rest != found:
+        return _counting(rest)
+    if len({file.beginning() for file in found}) == 1:
+        return [file for file in found if file.container == found[0].container]
+    own = [file for file in found if not file.is_shared]
+    if own and own != found and len({file.is_packed for file in found}) == 1:
+        return _counting(own)
+    return found
 
 
 def is_named_as_audio(path: str | Path) -> bool:

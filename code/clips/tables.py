@@ -84,7 +84,7 @@ def _parsed(text: str, columns: tuple[str, ...]) -> pd.DataFrame:
     if len(table.columns) == 1 and "," in table[0][0]:  # all of it was one column of a spreadsheet
         return _parsed("\n".join(table[0]), columns)
     table.index += 2 if told else 1
-    return table.loc[:, (table.map(strip) != "").any()]
+    return table[[column for column in table if any(map(strip, table[column]))]]
 
 
 def read_table(
@@ -114,18 +114,18 @@ def read_table(
         )
     in_file = [column + 1 for column in table.columns]  # empty ones are left out
     table.columns = names
-    nameless = [
-        str(i) for i, text in zip(in_file, header, strict=True) if not text or "Unnamed: " in text
-    ]
+    found = zip(in_file, header, strict=True)
+    nameless = [i for i, text in found if not text or "Unnamed: " in text]
     if nameless and name == "submission":
         raise InputError(
-            f"{path}: column {', '.join(nameless[:SHOWN])} has no name, and columns are classes: "
-            "pandas writes such a one for its index, without `index=False`"
+            f"{path}: column {', '.join(map(str, nameless[:SHOWN]))} has no name, and columns are "
+            "classes: pandas writes such a one for its index, without `index=False`"
         )
-    if "labels" in names and str(in_file[names.index("labels")] + 1) in nameless:
+    beside = in_file[names.index("labels")] + 1 if "labels" in names else None
+    if beside in nameless:
         raise InputError(
-            f"{path}: column {in_file[names.index('labels')] + 1}, beside the labels, has no name: "
-            f"several labels of a clip stand in one column, where {JOINED}; name or remove others"
+            f"{path}: column {beside}, beside the labels, has no name: several labels of a clip "
+            f"stand in one column, where {JOINED}; name or remove others"
         )
     spelt = pd.Index(map(same, names))
     twice = list(spelt[spelt.duplicated()])

@@ -33,9 +33,9 @@ def read(path: Path) -> dict:
 
 def _each_once(pairs: list[tuple]) -> dict:
     """A JSON object. ValueError if it has a name twice."""
-    counts = collections.Counter(name for name, _ in pairs)
-    for name in [name for name, n in counts.items() if n > 1]:
-        raise ValueError(f"{name} is there twice")
+    for name, n in collections.Counter(name for name, _ in pairs).items():
+        if n > 1:
+            raise ValueError(f"{name} is there twice")
     return dict(pairs)
 
 
